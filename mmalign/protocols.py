@@ -1,0 +1,140 @@
+"""The capabilities a plug-in may offer, each a small protocol found by ``isinstance``.
+
+``Likelihood`` is required of every modality.  The others are optional: an algorithm asks for the
+capability it needs (``isinstance(adapter, Samples)``) and says so in one sentence when it is absent.
+The core never asks for a modality by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from mmalign.types import Batch, LogP, Rollout, Row, StepReward
+
+__all__ = ["Conditioned", "Judge", "Likelihood", "Reward", "Samples", "Shows", "Task", "Tracker"]
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """Loads a policy and scores given answers under it.  Required of every modality."""
+
+    name: str
+
+    def load(self, source: str, *, device: str = "cpu", dtype: str = "float32") -> nn.Module:
+        """Load the model (and keep its processor) from a folder or a hub name."""
+        ...
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write weights and processor so that the owner library's ``from_pretrained`` loads them."""
+        ...
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Encode rows with answers.  Uses ``row.steps`` where present, else ``row.completion``."""
+        ...
+
+    def logp(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        rng: torch.Generator | None = None,
+        *,
+        entropy: bool = False,
+        hidden: bool = False,
+    ) -> LogP:
+        """Log-probability of every step of every answer, ``[B, T]`` in nats, left-aligned."""
+        ...
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Draws answers with their behaviour log-probabilities."""
+
+    def sample(
+        self,
+        model: nn.Module,
+        rows: Sequence[Row],
+        n: int,
+        rng: torch.Generator,
+        *,
+        temperature: float = 1.0,
+        max_steps: int = 128,
+    ) -> Rollout:
+        """Draw ``n`` answers per row (row-major: the ``n`` of row 0 first); temperature 0 is greedy."""
+        ...
+
+
+@runtime_checkable
+class Conditioned(Protocol):
+    """Lets the guard take the evidence away: without it the log-probabilities must move."""
+
+    def blank(self, row: Row) -> Row:
+        """The same row with its media replaced by neutral media of the same shape."""
+        ...
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """Pictures an input or an output for the report."""
+
+    def show(self, row: Row) -> Mapping[str, Any]:
+        """``{"images": [...png bytes], "audio": [...wav bytes], "text": str}``; absent keys allowed."""
+        ...
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores a rollout step by step.  A sequence reward writes one value on the last real step."""
+
+    def __call__(self, rollout: Rollout) -> StepReward:
+        """Return the per-step reward with its named parts."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Says of atomic facts about a row's media whether they hold."""
+
+    name: str
+
+    def verify(self, row: Row, facts: Sequence[Any]) -> list[int]:
+        """One label per fact: -1 false, 0 cannot be judged, +1 true."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A benchmark: rows, a named and versioned parser, and metrics computed from samples alone."""
+
+    name: str
+    version: str
+
+    def rows(self) -> Iterable[Row]:
+        """The rows to answer; ids are stable across runs."""
+        ...
+
+    def score(self, row: Row, output: Any) -> Mapping[str, Any]:
+        """Parse one output: ``{"parsed": ..., "parse_ok": bool, "scores": {...}}``."""
+        ...
+
+    def metrics(self, samples: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        """``name -> {value, ci_low, ci_high, method, n, higher_is_better}`` from the samples."""
+        ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Receives metrics; ``metrics.jsonl`` is always written, trackers mirror it."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record the metrics of one step."""
+        ...
+
+    def close(self) -> None:
+        """Flush and close."""
+        ...
