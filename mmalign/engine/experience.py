@@ -1,0 +1,121 @@
+"""Turning a rollout and its rewards into what an update needs: penalties, values, advantages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmalign.engine.parallel import gather_padded
+from mmalign.objectives.advantage import dense_group_advantage, frac_zero_std, gae, group_advantage, rloo_advantage
+from mmalign.objectives.kl import kl_penalty
+from mmalign.objectives.masked import masked_mean, masked_whiten
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from mmalign.config.schema import PPOConfig
+    from mmalign.types import Row, StepReward
+
+__all__ = ["Experience", "Scored", "make_experience", "rollout_metrics"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A rollout under the policy that sampled it, its reference and its critic; all ``[B, T]``.
+
+    ``logp_old`` comes from the training forward (not from the sampler), ``values`` are zero for
+    algorithms without a critic.
+    """
+
+    rows: tuple[Row, ...]
+    mask: Tensor
+    finished: Tensor
+    group: Tensor
+    logp_old: Tensor
+    logp_ref: Tensor
+    values: Tensor
+    entropy: Tensor
+    reward: StepReward
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One process's share of a step's data, ready for the update; tensors are ``[B, T]``."""
+
+    rows: tuple[Row, ...]
+    mask: Tensor
+    logp_old: Tensor
+    logp_ref: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def make_experience(
+    scored: Scored, cfg: PPOConfig, kl_coef: float, accelerator: Accelerator | None = None
+) -> Experience:
+    """Add the KL penalty to the rewards and estimate advantages.
+
+    The KL term is part of the reward (``kl_placement="reward"``) or of the loss; GAE returns are
+    made before advantages are whitened; whitening uses the statistics of the global batch.
+    """
+    rewards = scored.reward.per_step
+    if cfg.kl_placement == "reward":
+        penalty = kl_penalty(scored.logp_old, scored.logp_ref, cfg.kl_estimator)
+        rewards = rewards - kl_coef * torch.where(scored.mask, penalty, torch.zeros_like(penalty))
+    if cfg.whiten_rewards:
+        rewards = _whiten(rewards, scored.mask, accelerator, shift_mean=False)
+    if cfg.advantage == "gae":
+        advantages, returns = gae(rewards, scored.values, scored.mask, cfg.gamma, cfg.lam)
+    else:
+        advantages = _group_advantages(rewards, scored, cfg)
+        returns = advantages + scored.values
+    if cfg.whiten_advantages and cfg.advantage == "gae":
+        advantages = _whiten(advantages, scored.mask, accelerator, shift_mean=True)
+    return Experience(
+        scored.rows, scored.mask, scored.logp_old, scored.logp_ref, scored.values, advantages, returns
+    )
+
+
+def _group_advantages(rewards: Tensor, scored: Scored, cfg: PPOConfig) -> Tensor:
+    mask = scored.mask
+    if cfg.dense_advantages:
+        return dense_group_advantage(rewards, mask, scored.group, scale=cfg.scale_rewards)
+    totals = (rewards * mask).sum(-1)
+    if cfg.advantage == "rloo":
+        per_sample = rloo_advantage(totals, scored.group)
+    else:
+        per_sample = group_advantage(totals, scored.group, scale=cfg.scale_rewards)
+    return per_sample[:, None] * mask
+
+
+def _whiten(value: Tensor, mask: Tensor, accelerator: Accelerator | None, *, shift_mean: bool) -> Tensor:
+    everything, mine = gather_padded(value, accelerator)
+    every_mask, _ = gather_padded(mask.to(value.dtype), accelerator)
+    whitened = masked_whiten(everything, every_mask > 0.5, shift_mean=shift_mean)
+    return whitened[mine, : value.shape[1]]
+
+
+def rollout_metrics(scored: Scored, kl_coef: float) -> dict[str, Tensor]:
+    """Per-sample metrics ``[B]`` of a rollout under TRL's names; the caller averages over samples."""
+    mask = scored.mask
+    log_ratio = torch.where(mask, scored.logp_old - scored.logp_ref, torch.zeros_like(scored.logp_old))
+    kl = log_ratio.sum(-1)
+    score = scored.reward.per_step.sum(-1)
+    zero_std = frac_zero_std(score, scored.group)
+    metrics = {
+        "rewards/mean": score,
+        "kl": kl,
+        "objective/non_score_reward": -kl_coef * kl,
+        "entropy": masked_mean(scored.entropy, mask, dim=-1),
+        "completion_length": mask.sum(-1).float(),
+        "segments": torch.tensor([float(len(row.segments)) for row in scored.rows], device=mask.device),
+        "finished": scored.finished.float(),
+        "frac_reward_zero_std": torch.as_tensor(zero_std, device=mask.device).float().expand(len(scored.rows)),
+    }
+    for name, part in scored.reward.parts.items():
+        metrics[f"rewards/{name}"] = part.sum(-1)
+    return metrics

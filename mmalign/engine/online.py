@@ -1,0 +1,198 @@
+"""The online loop's step: sample, reward, estimate advantages, update.  PPO, GRPO and RLOO are
+configurations of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.engine.experience import Experience, Scored, make_experience, rollout_metrics
+from mmalign.engine.loop import LoopState
+from mmalign.engine.optim import learning_rate_factor, set_learning_rates
+from mmalign.engine.order import rows_for_step
+from mmalign.engine.parallel import all_sum, my_share
+from mmalign.engine.reference import Reference
+from mmalign.engine.step import Loss, optimisation_step
+from mmalign.engine.update import policy_update_loss
+from mmalign.errors import UserError
+from mmalign.objectives.kl import adaptive_kl_coef
+from mmalign.protocols import Likelihood, Samples
+from mmalign.rng import generator
+from mmalign.types import Rollout, Row, StepReward
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from mmalign.config.schema import PPOConfig
+    from mmalign.engine.critic import Critic
+
+__all__ = ["KLCoefficient", "OnlineTrainer"]
+
+
+@dataclass
+class KLCoefficient:
+    """The KL coefficient, fixed or steered towards a target in nats per answer; part of a checkpoint."""
+
+    value: float
+
+    def state_dict(self) -> dict[str, Any]:
+        """The current coefficient."""
+        return {"value": self.value}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the coefficient."""
+        self.value = float(state["value"])
+
+
+@dataclass
+class OnlineTrainer:
+    """One step of online training; give ``trainer.step`` to :func:`mmalign.engine.loop.run_loop`.
+
+    Args:
+        adapter: a modality with ``Likelihood`` and ``Samples``.
+        model: the policy, in eval mode (dropout off in every forward).
+        reference: scores samples under the starting policy.
+        reward: ``Rollout -> StepReward``.
+        critic: value network, for ``advantage="gae"``.
+        rows: the prompts.
+        cfg: the PPO/GRPO section of the configuration.
+        state: modules and optimiser that a checkpoint holds.
+        kl: the KL coefficient (also one of the state's counters).
+    """
+
+    adapter: Likelihood
+    model: nn.Module
+    reference: Reference
+    reward: Callable[[Rollout], StepReward]
+    critic: Critic | None
+    rows: Sequence[Row]
+    cfg: PPOConfig
+    state: LoopState
+    kl: KLCoefficient
+    name: str
+    seed: int
+    accelerator: Accelerator | None = None
+    last_rollout: Scored | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.adapter, Samples):
+            raise UserError(f"stage {self.name}: modality {self.adapter.name!r} cannot sample, so it has no online loop")
+        if self.cfg.advantage != "gae" and self.cfg.num_generations < 2:
+            raise UserError(
+                f"{self.name}.num_generations: {self.cfg.advantage} compares answers to one prompt, so it needs at "
+                f"least 2, got {self.cfg.num_generations}"
+            )
+
+    def step(self, step: int) -> Mapping[str, float]:
+        """Do step ``step`` and return its metrics."""
+        factor = learning_rate_factor(step, self.cfg.max_steps, self.cfg.warmup_ratio, "constant")
+        set_learning_rates(self.state.optimizer, factor)
+        scored = self._collect(step)
+        self.last_rollout = scored
+        metrics = self._mean(rollout_metrics(scored, self.kl.value))
+        metrics["kl_coef"] = self.kl.value
+        experience = make_experience(scored, self.cfg, self.kl.value, self.accelerator)
+        metrics |= self._update(experience, step)
+        if self.cfg.kl_target is not None:
+            n = self.cfg.rollout_batch_size * self.cfg.num_generations
+            self.kl.value = adaptive_kl_coef(self.kl.value, metrics["kl"], self.cfg.kl_target, self.cfg.kl_horizon, n)
+        return metrics
+
+    def _collect(self, step: int) -> Scored:
+        prompts = rows_for_step(self.rows, self.cfg.rollout_batch_size, step, seed=self.seed, stage=self.name)
+        mine = my_share(list(enumerate(prompts)), self.accelerator)
+        assert isinstance(self.adapter, Samples)
+        self.model.eval()
+        first = mine[0][0]
+        rollout = self.adapter.sample(
+            self.model,
+            [row for _, row in mine],
+            self.cfg.num_generations,
+            generator(self.seed, self.name, "sample", step, first),
+            temperature=self.cfg.temperature,
+            max_steps=self.cfg.max_completion_length,
+        )
+        reward = self.reward(rollout)
+        return self._score(rollout, reward)
+
+    @torch.no_grad()
+    def _score(self, rollout: Rollout, reward: StepReward) -> Scored:
+        size, width = self.cfg.per_device_train_batch_size, rollout.mask.shape[1]
+        columns: dict[str, list[Tensor]] = {"logp": [], "ref": [], "values": [], "entropy": []}
+        for start in range(0, len(rollout), size):
+            batch = self.adapter.collate(rollout.rows[start : start + size])
+            now = self.adapter.logp(
+                self.model,
+                batch,
+                temperature=self.cfg.temperature,
+                entropy=True,
+                hidden=self.critic is not None,
+            )
+            columns["logp"].append(_pad(now.values, width))
+            columns["ref"].append(_pad(self.reference.logp(batch, temperature=self.cfg.temperature), width))
+            columns["entropy"].append(_pad(now.entropy, width))
+            values = self.critic(now.hidden) if self.critic is not None else torch.zeros_like(now.values)
+            columns["values"].append(_pad(values, width))
+        joined = {name: torch.cat(parts) * rollout.mask for name, parts in columns.items()}
+        return Scored(
+            rows=rollout.rows,
+            mask=rollout.mask,
+            finished=rollout.finished,
+            group=rollout.group,
+            logp_old=joined["logp"],
+            logp_ref=joined["ref"],
+            values=joined["values"],
+            entropy=joined["entropy"],
+            reward=reward,
+        )
+
+    def _update(self, experience: Experience, step: int) -> dict[str, float]:
+        """Epochs over minibatches; stops early when the update moved further than ``kl_stop``."""
+        sums: dict[str, float] = {}
+        count = 0
+        warming = self.critic is not None and step <= self.cfg.critic_warmup_steps
+        for epoch in range(self.cfg.num_ppo_epochs):
+            rng = generator(self.seed, self.name, "minibatch", step, epoch)
+            order = torch.randperm(len(experience.rows), generator=rng).tolist()
+            size = -(-len(order) // self.cfg.num_minibatches)
+            for start in range(0, len(order), size):
+                metrics = self._minibatch(experience, order[start : start + size], step, warming)
+                count += 1
+                for name, value in metrics.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                if metrics["approx_kl"] > self.cfg.kl_stop:
+                    return {name: value / count for name, value in sums.items()} | {"stopped_early": 1.0}
+        return {name: value / count for name, value in sums.items()} | {"stopped_early": 0.0}
+
+    def _minibatch(self, data: Experience, index: list[int], step: int, warming: bool) -> dict[str, float]:
+        size = self.cfg.per_device_train_batch_size
+        micro = [index[k : k + size] for k in range(0, len(index), size)]
+
+        def thunk(part: list[int]) -> Callable[[], Loss]:
+            return lambda: policy_update_loss(
+                self.adapter, self.model, self.critic, data, part, self.cfg, self.kl.value, critic_only=warming
+            )
+
+        return optimisation_step(
+            [thunk(part) for part in micro],
+            self.state.optimizer,
+            max_grad_norm=self.cfg.max_grad_norm,
+            where=f"stage {self.name}, step {step}",
+            accelerator=self.accelerator,
+        )
+
+    def _mean(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        names = sorted(metrics)
+        sums = torch.stack([metrics[name].double().sum() for name in names])
+        count = torch.tensor([float(len(metrics[names[0]]))], dtype=torch.float64, device=sums.device)
+        totals = all_sum(torch.cat([count, sums]), self.accelerator)
+        return {name: float(value) for name, value in zip(names, totals[1:] / totals[0], strict=True)}
+
+
+def _pad(value: Tensor | None, width: int) -> Tensor:
+    assert value is not None
+    return torch.nn.functional.pad(value, (0, width - value.shape[1]))

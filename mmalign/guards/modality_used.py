@@ -1,0 +1,133 @@
+"""The modality-used guard: take the evidence away and the log-probabilities must move.
+
+The commonest silent failure of multimodal training is that the image is dropped on the way to the
+model.  At the start of every run the guard scores a few answers three times: as they are, with
+blanked media, and with the media of another row.  A model whose log-probabilities do not move never
+looked, and the run stops with an explanation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.errors import UserError
+from mmalign.protocols import Conditioned, Likelihood, Samples
+from mmalign.rng import generator
+
+if TYPE_CHECKING:
+    from mmalign.types import Row
+
+__all__ = ["GuardReport", "check_modality_used", "measure_modality_use", "shuffle_media"]
+
+
+@dataclass(frozen=True)
+class GuardReport:
+    """How far the log-probabilities moved, as mean absolute nats per step over the rows.
+
+    ``share_blank`` and ``share_shuffled`` are the shares of rows whose largest move exceeds
+    ``tolerance``; ``n`` is the number of rows with media (0: the guard has nothing to say).
+    """
+
+    n: int
+    moved_blank: float
+    moved_shuffled: float
+    share_blank: float
+    share_shuffled: float
+    tolerance: float
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Plain numbers for the run folder."""
+        return asdict(self)
+
+
+def shuffle_media(rows: Sequence[Row]) -> list[Row]:
+    """Give each row the media of the next row with the same number of media items (a cyclic shift)."""
+    shuffled = list(rows)
+    for count in {len(row.media) for row in rows}:
+        places = [k for k, row in enumerate(rows) if len(row.media) == count]
+        for here, there in zip(places, [*places[1:], places[0]], strict=True):
+            shuffled[here] = replace(rows[here], media=rows[there].media)
+    return shuffled
+
+
+@torch.no_grad()
+def measure_modality_use(
+    adapter: Likelihood, model: nn.Module, rows: Sequence[Row], *, seed: int = 0, tolerance: float = 1e-4
+) -> GuardReport:
+    """Score ``rows`` as they are, blanked and shuffled, and report how far the scores move.
+
+    Rows without an answer get a greedy one from the model (needs ``Samples``).
+
+    Raises:
+        UserError: when the modality cannot blank its media.
+    """
+    rows = [row for row in rows if row.media]
+    if not rows:
+        return GuardReport(0, 0.0, 0.0, 0.0, 0.0, tolerance)
+    if not isinstance(adapter, Conditioned):
+        raise UserError(
+            f"modality {adapter.name!r} has no blank(row), so nobody can tell whether its media are used; "
+            "add it (see docs/plugins) or set guard.enabled: false"
+        )
+    training = model.training
+    model.eval()
+    answered = _answered(adapter, model, rows, seed)
+    base, mask = _score(adapter, model, answered, seed)
+    blank, _ = _score(adapter, model, [adapter.blank(row) for row in answered], seed)
+    shuffled, _ = _score(adapter, model, shuffle_media(answered), seed)
+    model.train(training)
+    moves = [((other - base).abs() * mask) for other in (blank, shuffled)]
+    steps = mask.sum().clamp(min=1)
+    means = [float(move.sum() / steps) for move in moves]
+    shares = [float((move.amax(-1) > tolerance).float().mean()) for move in moves]
+    return GuardReport(len(answered), means[0], means[1], shares[0], shares[1], tolerance)
+
+
+def check_modality_used(
+    adapter: Likelihood,
+    model: nn.Module,
+    rows: Sequence[Row],
+    *,
+    seed: int = 0,
+    allow_unused: bool = False,
+) -> GuardReport:
+    """Run :func:`measure_modality_use` and stop a run whose media change nothing.
+
+    Raises:
+        UserError: when blanking or shuffling moves the scores of less than half of the rows.
+    """
+    report = measure_modality_use(adapter, model, rows, seed=seed)
+    several = len({id(row.media[0]) for row in rows if row.media}) > 1
+    ignored = report.n and (report.share_blank < 0.5 or (several and report.share_shuffled < 0.5))
+    if ignored and not allow_unused:
+        raise UserError(
+            f"the model ignores its media: replacing them by blank ones moved the log-probabilities of "
+            f"{report.share_blank:.0%} of {report.n} rows, by those of another row {report.share_shuffled:.0%} "
+            "(expected nearly all); check the processor, the image placeholders and the vision tower's weights, "
+            "or pass --guard.allow_unused_media true to go on all the same"
+        )
+    return report
+
+
+def _answered(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], seed: int) -> list[Row]:
+    have = [row for row in rows if row.completion is not None or row.steps is not None]
+    lack = [row for row in rows if row.completion is None and row.steps is None]
+    if lack and isinstance(adapter, Samples):
+        rng = generator(seed, "guard", "sample")
+        have += adapter.sample(model, lack, 1, rng, temperature=0.0, max_steps=32).rows
+    if not have:
+        raise UserError("the modality-used guard needs rows with answers, or a modality that can sample")
+    return have
+
+
+def _score(
+    adapter: Likelihood, model: nn.Module, rows: Sequence[Row], seed: int
+) -> tuple[Tensor, Tensor]:
+    batch = adapter.collate(rows)
+    scored = adapter.logp(model, batch, generator(seed, "guard", "score"))
+    return torch.where(scored.mask, scored.values, torch.zeros_like(scored.values)), scored.mask
