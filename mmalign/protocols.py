@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mmalign.types import Batch, LogP, Rollout, Row, StepReward
 
-__all__ = ["Conditioned", "Judge", "Likelihood", "Reward", "Samples", "Shows", "Task", "Tracker"]
+__all__ = ["Conditioned", "Judge", "Likelihood", "Reward", "Samples", "Shows", "Task", "Tracker", "Tunes"]
 
 
 @runtime_checkable
@@ -75,6 +75,17 @@ class Conditioned(Protocol):
 
     def blank(self, row: Row) -> Row:
         """The same row with its media replaced by neutral media of the same shape."""
+        ...
+
+
+@runtime_checkable
+class Tunes(Protocol):
+    """Attaches a parameter-efficient tuner whose being switched off gives the reference policy."""
+
+    def attach_lora(
+        self, model: nn.Module, *, r: int, alpha: int, target_modules: Sequence[str] | str, seed: int
+    ) -> nn.Module:
+        """Return the model with LoRA attached (identity at first); only the adapter trains."""
         ...
 
 

@@ -22,7 +22,7 @@ from mmalign.rng import generator
 if TYPE_CHECKING:
     from mmalign.types import Row
 
-__all__ = ["GuardReport", "check_modality_used", "measure_modality_use", "shuffle_media"]
+__all__ = ["GuardReport", "answered", "check_modality_used", "measure_modality_use", "shuffle_media"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def measure_modality_use(
         )
     training = model.training
     model.eval()
-    answered = _answered(adapter, model, rows, seed)
+    answered = answered(adapter, model, rows, seed)
     base, mask = _score(adapter, model, answered, seed)
     blank, _ = _score(adapter, model, [adapter.blank(row) for row in answered], seed)
     shuffled, _ = _score(adapter, model, shuffle_media(answered), seed)
@@ -114,7 +114,12 @@ def check_modality_used(
     return report
 
 
-def _answered(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], seed: int) -> list[Row]:
+def answered(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], seed: int) -> list[Row]:
+    """Rows with an answer: their own, or a greedy one sampled from the model.
+
+    Raises:
+        UserError: when rows lack answers and the modality cannot sample.
+    """
     have = [row for row in rows if row.completion is not None or row.steps is not None]
     lack = [row for row in rows if row.completion is None and row.steps is None]
     if lack and isinstance(adapter, Samples):

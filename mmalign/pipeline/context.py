@@ -1,0 +1,117 @@
+"""What a stage needs to know of its run: the folder, the adapter, the rows and where metrics go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign import registry
+from mmalign.data.rows import read_rows
+from mmalign.engine.atomic import write_json
+from mmalign.errors import UserError
+from mmalign.pipeline.sink import StageSink
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
+
+    from mmalign.config.schema import RunConfig
+    from mmalign.protocols import Likelihood
+    from mmalign.types import Row
+
+__all__ = ["RunContext"]
+
+
+@dataclass
+class RunContext:
+    """One run: its configuration, its folder and the objects stages share."""
+
+    cfg: RunConfig
+    run_dir: Path
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """The process group and device."""
+        from mmalign.engine.parallel import make_accelerator
+
+        return make_accelerator()
+
+    @cached_property
+    def adapter(self) -> Likelihood:
+        """The modality's adapter."""
+        made: Likelihood = registry.load("modalities", self.cfg.modality)()
+        return made
+
+    @cached_property
+    def world(self) -> Any:
+        """The world that rows and truth come from when no data file is given."""
+        return registry.load("worlds", self.cfg.data.world)
+
+    def stage_dir(self, stage: str) -> Path:
+        """The stage's folder."""
+        return self.run_dir / "stages" / stage
+
+    def is_done(self, stage: str) -> bool:
+        """Whether the stage has finished."""
+        return (self.stage_dir(stage) / "done.json").is_file()
+
+    def mark_done(self, stage: str, facts: Mapping[str, Any]) -> None:
+        """Record that a stage has finished, with a few facts about it."""
+        if self.accelerator.is_main_process:
+            write_json(self.stage_dir(stage) / "done.json", dict(facts))
+        self.accelerator.wait_for_everyone()
+
+    def done_facts(self, stage: str) -> dict[str, Any]:
+        """The facts a finished stage recorded.
+
+        Raises:
+            UserError: when the stage has not finished.
+        """
+        file = self.stage_dir(stage) / "done.json"
+        if not file.is_file():
+            raise UserError(f"{self.run_dir}: stage {stage} has not finished; run `mmalign train {stage}` on it first")
+        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return facts
+
+    def sink(self, stage: str) -> StageSink:
+        """Where the stage's metrics go."""
+        return StageSink(self.run_dir, stage, self.cfg.report_to)
+
+    def base_model(self) -> str:
+        """The model the recipe starts from: the configured one, or the world's embedded default."""
+        return self.cfg.model.model_name_or_path or str(self.world.BASE)
+
+    def start_policy(self) -> str:
+        """The policy that feedback is collected on and that RL starts from: the SFT stage's, if it ran."""
+        trained = self.stage_dir("sft") / "final"
+        return str(trained) if trained.is_dir() else self.base_model()
+
+    def load_model(self, source: str) -> nn.Module:
+        """Load a model onto this process's device, in eval mode."""
+        model = self.adapter.load(source, device=str(self.accelerator.device), dtype=self.cfg.model.torch_dtype)
+        return model.eval()
+
+    def rows(self, split: str, n: int, kind: str = "caption", offset: int = 0) -> list[Row]:
+        """Rows of a split: from the configured file, or ``n`` rows of the world.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            n: how many.
+            kind: the world's kind of rows (``caption`` prompts a description).
+            offset: skip this many rows of the split first.
+        """
+        data = self.cfg.data
+        source = getattr(data, split)
+        if source is None and data.train is not None:
+            raise UserError(f"data.{split}: this recipe needs {split} rows; name a file with --data.{split}")
+        if source is None:
+            rows: list[Row] = self.world.rows(split, n + offset, data.seed, kind)
+            return rows[offset:]
+        read = read_rows(source, media_root=data.image_root, max_rows=data.max_rows)
+        if offset and len(read) <= offset:
+            return read[len(read) // 2 :]
+        return read[offset : offset + n]

@@ -1,0 +1,127 @@
+"""Running a recipe: stage after stage, each skipped once done, all resumable by the same command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.config.load import config_dict
+from mmalign.engine.atomic import write_json, write_text
+from mmalign.errors import UserError, nearest
+from mmalign.pipeline.context import RunContext
+from mmalign.pipeline.stages import evaluate, feedback, policy, report, reward_model, sft
+
+if TYPE_CHECKING:
+    from mmalign.config.schema import RunConfig
+
+__all__ = ["STAGES", "open_run", "run_recipe", "run_stage"]
+
+STAGES: dict[str, Callable[[RunContext], None]] = {
+    "sft": sft.run,
+    "feedback": feedback.run,
+    "reward_model": reward_model.run,
+    "ppo": policy.run_ppo,
+    "grpo": policy.run_grpo,
+    "evaluate": evaluate.run,
+    "report": report.run,
+}
+
+_PACKAGES = ("mmalign", "torch", "transformers", "peft", "accelerate", "numpy")
+
+
+def run_recipe(cfg: RunConfig) -> Path:
+    """Run all stages of the recipe and return the run folder; finished stages are skipped.
+
+    Raises:
+        UserError: for an unknown stage, or a folder that holds another configuration.
+    """
+    ctx = open_run(cfg)
+    for stage in cfg.stages:
+        _run(ctx, stage)
+    return ctx.run_dir
+
+
+def run_stage(cfg: RunConfig, stage: str) -> Path:
+    """Run one stage alone in the run folder, on what earlier stages left there."""
+    ctx = open_run(cfg)
+    _run(ctx, stage)
+    return ctx.run_dir
+
+
+def open_run(cfg: RunConfig) -> RunContext:
+    """Create or reopen the run folder; ``config.yaml`` and ``env.json`` are written first.
+
+    Raises:
+        UserError: when the folder holds a run with another configuration.
+    """
+    unknown = [stage for stage in cfg.stages if stage not in STAGES]
+    if unknown:
+        raise UserError(f"stages: unknown stage {unknown[0]!r}{nearest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
+    ctx = RunContext(cfg, Path(cfg.output_dir))
+    if not ctx.accelerator.is_main_process:
+        return ctx
+    wanted = config_dict(cfg)
+    file = ctx.run_dir / "config.json"
+    if file.is_file():
+        _refuse_other(ctx.run_dir, json.loads(file.read_text(encoding="utf-8")), wanted)
+    else:
+        from mmalign.config.load import dump_config
+
+        write_text(ctx.run_dir / "config.yaml", dump_config(cfg))
+        write_json(file, wanted)
+    if not (ctx.run_dir / "env.json").is_file():
+        write_json(ctx.run_dir / "env.json", _environment())
+    return ctx
+
+
+def _run(ctx: RunContext, stage: str) -> None:
+    if ctx.is_done(stage):
+        return
+    if stage not in STAGES:
+        raise UserError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; known: {', '.join(STAGES)}")
+    STAGES[stage](ctx)
+
+
+def _refuse_other(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """A run folder belongs to one configuration; ``stages`` and ``report_to`` may differ."""
+    free = {"stages", "report_to", "output_dir", "report"}
+    old, new = (_flat({k: v for k, v in c.items() if k not in free}) for c in (saved, wanted))
+    for key in sorted(set(old) | set(new)):
+        if old.get(key) != new.get(key):
+            raise UserError(
+                f"{folder}: holds a run with {key} = {old.get(key)!r}, now {new.get(key)!r}; "
+                "give another --output_dir or go back to the first configuration"
+            )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _environment() -> dict[str, Any]:
+    import torch
+
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "packages": packages,
+    }

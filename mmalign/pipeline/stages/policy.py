@@ -1,0 +1,110 @@
+"""Stages ``ppo`` and ``grpo``: the policy is improved against a dense reward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmalign.engine.critic import Critic
+from mmalign.engine.freeze import count_parameters, freeze
+from mmalign.engine.loop import LoopState, run_loop
+from mmalign.engine.online import KLCoefficient, OnlineTrainer
+from mmalign.engine.optim import make_optimizer
+from mmalign.engine.reference import Reference
+from mmalign.guards.modality_used import check_modality_used
+from mmalign.pipeline.progress import step_progress
+from mmalign.pipeline.rewarding import build_reward
+from mmalign.pipeline.tuning import tuned
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mmalign.config.schema import PPOConfig
+    from mmalign.pipeline.context import RunContext
+    from mmalign.types import Row
+
+__all__ = ["run_grpo", "run_ppo"]
+
+
+def run_ppo(ctx: RunContext) -> None:
+    """PPO with a critic; writes ``stages/ppo/final``."""
+    _run(ctx, "ppo", ctx.cfg.ppo)
+
+
+def run_grpo(ctx: RunContext) -> None:
+    """GRPO or RLOO; writes ``stages/grpo/final``."""
+    _run(ctx, "grpo", ctx.cfg.grpo)
+
+
+def _run(ctx: RunContext, name: str, cfg: PPOConfig) -> None:
+    rows = ctx.rows("train", ctx.cfg.data.n_train, kind="caption")
+    model = tuned(ctx, ctx.load_model(ctx.start_policy()))
+    freeze(model, ctx.cfg.model.freeze)
+    guard = ctx.cfg.guard
+    if guard.enabled:
+        check_modality_used(
+            ctx.adapter, model, rows[: guard.n_rows], seed=ctx.cfg.seed, allow_unused=guard.allow_unused_media
+        )
+    trainer = _trainer(ctx, name, cfg, model, rows)
+    main = ctx.accelerator.is_main_process
+    with step_progress(name.upper(), cfg.max_steps, ("rewards/mean", "kl"), enabled=main) as on_step:
+        run_loop(
+            trainer.step,
+            trainer.state,
+            name=name,
+            seed=ctx.cfg.seed,
+            max_steps=cfg.max_steps,
+            folder=ctx.stage_dir(name),
+            save_steps=cfg.save_steps,
+            sink=ctx.sink(name),
+            is_main=main,
+            on_step=on_step,
+        )
+    if main:
+        ctx.adapter.save(model, ctx.stage_dir(name) / "final")
+    trainable, total = count_parameters(model)
+    ctx.mark_done(name, {"trainable_parameters": trainable, "parameters": total})
+
+
+def _trainer(ctx: RunContext, name: str, cfg: PPOConfig, model: nn.Module, rows: list[Row]) -> OnlineTrainer:
+    reference = Reference(ctx.adapter, model, cfg.reference)
+    modules: dict[str, nn.Module] = {"policy": model}
+    groups = {"policy": model.parameters()}
+    rates = {"policy": cfg.learning_rate}
+    critic = None
+    if cfg.advantage == "gae":
+        critic = Critic(_hidden_size(ctx, model, rows[0]), seed=ctx.cfg.seed).to(ctx.accelerator.device)
+        modules["critic"] = critic
+        groups["critic"] = critic.parameters()
+        rates["critic"] = cfg.critic_learning_rate
+    optimizer = make_optimizer(groups, rates)
+    kl = KLCoefficient(cfg.kl_coef)
+    reward = build_reward(ctx, ctx.cfg.reward)
+    counters = {"kl": kl}
+    if hasattr(reward, "state_dict"):
+        counters["reward"] = reward  # type: ignore[assignment]
+    return OnlineTrainer(
+        adapter=ctx.adapter,
+        model=model,
+        reference=reference,
+        reward=reward,
+        critic=critic,
+        rows=rows,
+        cfg=cfg,
+        state=LoopState(modules, optimizer, counters),
+        kl=kl,
+        name=name,
+        seed=ctx.cfg.seed,
+        accelerator=ctx.accelerator,
+    )
+
+
+@torch.no_grad()
+def _hidden_size(ctx: RunContext, model: nn.Module, row: Row) -> int:
+    from mmalign.guards.modality_used import answered
+
+    batch = ctx.adapter.collate(answered(ctx.adapter, model, [row], ctx.cfg.seed))
+    hidden = ctx.adapter.logp(model, batch, hidden=True).hidden
+    assert hidden is not None
+    return int(hidden.shape[-1])
