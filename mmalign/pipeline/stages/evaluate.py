@@ -1,0 +1,66 @@
+"""Stage ``evaluate``: the start and the trained policy on every task, greedy and sampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmalign import registry
+from mmalign.evals.run import evaluate
+
+if TYPE_CHECKING:
+    from mmalign.pipeline.context import RunContext
+    from mmalign.protocols import Task
+
+__all__ = ["arms", "run", "temperature_name"]
+
+NAME = "evaluate"
+
+
+def run(ctx: RunContext) -> None:
+    """Fill ``evals/<arm>/<task>@<temperature>`` for each arm; finished samples are kept."""
+    cfg = ctx.cfg.evaluate
+    for arm, source in arms(ctx).items():
+        model = ctx.load_model(source)
+        for task_name in cfg.tasks:
+            for temperature in cfg.temperatures:
+                task = _task(ctx, task_name)
+                evaluate(
+                    ctx.adapter,
+                    model,
+                    task,
+                    ctx.run_dir / "evals" / arm / f"{task_name}@{temperature_name(temperature)}",
+                    seed=ctx.cfg.seed,
+                    temperature=temperature,
+                    batch_size=cfg.batch_size,
+                    max_steps=cfg.max_new_tokens,
+                    model_info={"id": _shown(ctx, source), "arm": arm},
+                    progress=ctx.accelerator.is_main_process,
+                )
+    ctx.mark_done(NAME, {"arms": sorted(arms(ctx))})
+
+
+def arms(ctx: RunContext) -> dict[str, str]:
+    """``name -> model folder``: the start as ``sft``, then every policy stage that has finished."""
+    found = {"sft": ctx.start_policy()} if ctx.cfg.evaluate.include_start else {}
+    for stage in ("ppo", "grpo"):
+        final = ctx.stage_dir(stage) / "final"
+        if final.is_dir():
+            found[stage] = str(final)
+    return found
+
+
+def temperature_name(temperature: float) -> str:
+    """``greedy`` for 0, else ``T1``, ``T0.7``."""
+    return "greedy" if temperature == 0 else f"T{temperature:g}"
+
+
+def _task(ctx: RunContext, name: str) -> Task:
+    cfg = ctx.cfg.evaluate
+    made: Task = registry.load("tasks", name)(split=cfg.split, n=cfg.n, seed=ctx.cfg.data.seed)
+    return made
+
+
+def _shown(ctx: RunContext, source: str) -> str:
+    path = Path(source)
+    return str(path.relative_to(ctx.run_dir)) if path.is_relative_to(ctx.run_dir) else path.name
