@@ -64,8 +64,8 @@ def make_experience(
     """
     rewards = scored.reward.per_step
     if cfg.kl_placement == "reward":
-        penalty = kl_penalty(scored.logp_old, scored.logp_ref, cfg.kl_estimator)
-        rewards = rewards - kl_coef * torch.where(scored.mask, penalty, torch.zeros_like(penalty))
+        penalty = kl_penalty(scored.logp_old, scored.logp_ref, cfg.kl_estimator, scored.mask)
+        rewards = rewards - kl_coef * penalty
     if cfg.whiten_rewards:
         rewards = _whiten(rewards, scored.mask, accelerator, shift_mean=False)
     if cfg.advantage == "gae":

@@ -13,7 +13,7 @@ from mmalign.engine.optim import learning_rate_factor, set_learning_rates
 from mmalign.engine.order import rows_for_step
 from mmalign.engine.parallel import my_share
 from mmalign.engine.step import Loss, optimisation_step
-from mmalign.objectives.sft import sft_loss
+from mmalign.objectives.sft import nll_loss
 from mmalign.rng import generator
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def sft_objective(
     def loss_fn(rows: Sequence[Row], rng: torch.Generator) -> Loss:
         batch = adapter.collate(rows)
         scored = adapter.logp(model, batch, rng)
-        value = sft_loss(scored.values, scored.mask)
+        value = nll_loss(scored.values, scored.mask)
         weight = float(scored.mask.sum())
         return Loss(value, weight, {"nll": value.detach()})
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmalign.engine.step import Loss
 from mmalign.errors import UserError
 from mmalign.objectives.kl import kl_loss
-from mmalign.objectives.masked import masked_mean
+from mmalign.objectives.masked import aggregate, masked_mean
 from mmalign.objectives.policy import ppo_policy_loss, ppo_value_loss
 
 if TYPE_CHECKING:
@@ -75,14 +75,15 @@ def policy_update_loss(
     total = torch.zeros_like(policy) if critic_only else policy
     report = {"policy_loss": policy.detach(), **metrics}
     if cfg.kl_placement == "loss" and kl_coef and not critic_only:
-        penalty = kl_loss(
+        per_step = kl_loss(
             scored.values,
             take(data.logp_ref),
             mask,
             cfg.kl_estimator,
+            ratio_correction=cfg.kl_ratio_correction,
             logp_old=take(data.logp_old),
-            ratio_corrected=cfg.kl_ratio_corrected,
         )
+        penalty = aggregate(per_step, mask, cfg.loss_type, max_length=cfg.max_completion_length)
         total = total + kl_coef * penalty
         report["kl_loss"] = penalty.detach()
     if cfg.entropy_coef and not critic_only and scored.entropy is not None:

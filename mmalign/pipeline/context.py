@@ -55,9 +55,18 @@ class RunContext:
         """The stage's folder."""
         return self.run_dir / "stages" / stage
 
+    def home(self, stage: str) -> Path:
+        """The run folder whose finished ``stage`` counts: this run's own, else ``reuse_from``'s."""
+        other = self.cfg.reuse_from
+        if other is not None and not (self.stage_dir(stage) / "done.json").is_file():
+            shared = Path(other)
+            if (shared / "stages" / stage / "done.json").is_file():
+                return shared
+        return self.run_dir
+
     def is_done(self, stage: str) -> bool:
-        """Whether the stage has finished."""
-        return (self.stage_dir(stage) / "done.json").is_file()
+        """Whether the stage has finished, here or in ``reuse_from``."""
+        return (self.home(stage) / "stages" / stage / "done.json").is_file()
 
     def mark_done(self, stage: str, facts: Mapping[str, Any]) -> None:
         """Record that a stage has finished, with a few facts about it."""
@@ -71,7 +80,7 @@ class RunContext:
         Raises:
             UserError: when the stage has not finished.
         """
-        file = self.stage_dir(stage) / "done.json"
+        file = self.home(stage) / "stages" / stage / "done.json"
         if not file.is_file():
             raise UserError(f"{self.run_dir}: stage {stage} has not finished; run `mmalign train {stage}` on it first")
         facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -87,7 +96,7 @@ class RunContext:
 
     def start_policy(self) -> str:
         """The policy that feedback is collected on and that RL starts from: the SFT stage's, if it ran."""
-        trained = self.stage_dir("sft") / "final"
+        trained = self.home("sft") / "stages" / "sft" / "final"
         return str(trained) if trained.is_dir() else self.base_model()
 
     def load_model(self, source: str) -> nn.Module:

@@ -90,7 +90,7 @@ def _run(ctx: RunContext, stage: str) -> None:
 
 def _refuse_other(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     """A run folder belongs to one configuration; ``stages`` and ``report_to`` may differ."""
-    free = {"stages", "report_to", "output_dir", "report"}
+    free = {"stages", "report_to", "output_dir", "report", "reuse_from"}
     old, new = (_flat({k: v for k, v in c.items() if k not in free}) for c in (saved, wanted))
     for key in sorted(set(old) | set(new)):
         if old.get(key) != new.get(key):
