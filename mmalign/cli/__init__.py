@@ -1,0 +1,1 @@
+"""The ``mmalign`` command: one small file per sub-command, none of which is imported before it is asked for."""

@@ -1,0 +1,1 @@
+"""Configuration: frozen sections, read from YAML and flags."""

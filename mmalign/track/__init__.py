@@ -1,0 +1,1 @@
+"""Trackers: ``metrics.jsonl`` always, TensorBoard, Weights & Biases and trackio when asked for."""
