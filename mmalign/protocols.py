@@ -46,8 +46,13 @@ class Likelihood(Protocol):
         *,
         entropy: bool = False,
         hidden: bool = False,
+        temperature: float = 1.0,
     ) -> LogP:
-        """Log-probability of every step of every answer, ``[B, T]`` in nats, left-aligned."""
+        """Log-probability of every step of every answer, ``[B, T]`` in nats, left-aligned.
+
+        ``temperature`` is that of the sampler: at the same temperature the behaviour log-probs of
+        ``sample`` and these are equal.
+        """
         ...
 
 

@@ -1,0 +1,55 @@
+"""LoRA through peft, on the language model only unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from mmalign.errors import UserError, nearest
+from mmalign.modalities.vision.forward import body, unwrap
+
+__all__ = ["attach_lora", "language_linears"]
+
+_LANGUAGE = ("language_model", "text_model")
+
+
+def language_linears(model: nn.Module) -> list[str]:
+    """Full names of the linear layers inside the language model (no tower, no projector, no LM head)."""
+    outer, inner = unwrap(model), body(model)
+    part = next((getattr(inner, name) for name in _LANGUAGE if hasattr(inner, name)), None)
+    if part is None:
+        raise UserError(f"{type(outer).__name__} has no part called {' or '.join(_LANGUAGE)}; name target_modules")
+    wanted = {id(module) for module in part.modules() if isinstance(module, nn.Linear)}
+    return [name for name, module in outer.named_modules() if id(module) in wanted]
+
+
+def attach_lora(
+    model: nn.Module,
+    r: int = 16,
+    alpha: float = 32.0,
+    target_modules: Sequence[str] | None = None,
+    seed: int = 0,
+) -> PeftModel:
+    """Freeze ``model`` and attach LoRA of rank ``r``; the policy starts exactly equal to the model.
+
+    Equation: ``W x + (alpha / r) B A x`` with ``B = 0`` at the start and ``A`` drawn from ``seed``.
+
+    Reference: Hu et al. 2021, arXiv 2106.09685.
+    Differs from paper: every linear layer of the language model is a target, not attention alone.
+
+    Raises:
+        UserError: when no linear layer matches ``target_modules``.
+    """
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    names = language_linears(model) if target_modules is None else list(target_modules)
+    for name in names:
+        if not any(linear == name or linear.endswith("." + name) for linear in linears):
+            known = {linear.rpartition(".")[2] for linear in linears}
+            raise UserError(f'no linear layer is called "{name}"{nearest(name, known)}')
+    config = LoraConfig(r=r, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
