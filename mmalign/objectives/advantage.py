@@ -154,7 +154,7 @@ def group_advantage(
 
 @torch.no_grad()
 def rloo_advantage(rewards_total: Tensor, group: Tensor) -> Tensor:
-    """Leave-one-out advantage: ``r_i - mean of the others = G/(G-1) (r_i - group mean)``; 0 for a group of one.
+    """Leave-one-out: ``A_i = r_i - mean of the others = G/(G-1) (r_i - group mean)``; 0 for a group of one.
 
     *Reference:* Ahmadian et al. (2024, arXiv:2402.14740); Kool et al. (2019). *Differs from paper:* none.
 

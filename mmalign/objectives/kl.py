@@ -142,7 +142,7 @@ def categorical_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
 
 
 def adaptive_kl_coef(coef: float, observed: float, target: float, horizon: float, n: float) -> float:
-    """One update of the adaptive KL coefficient: ``coef * (1 + clip(observed/target - 1, -.2, .2) * n/horizon)``.
+    """One update of an adaptive coefficient: ``coef (1 + clip(observed/target - 1, -.2, .2) n/horizon)``.
 
     *Reference:* Ziegler et al. (2019, arXiv:1909.08593), section 2.2. *Differs from paper:* none.
 

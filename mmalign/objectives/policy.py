@@ -206,7 +206,7 @@ def rloo_loss(
     cliprange_high: float | None = None,
     normalizer: Tensor | float | None = None,
 ) -> tuple[Tensor, Metrics]:
-    """RLOO: one action per sequence, ``-mean_i min(rho_i A_i, clip(rho_i) A_i)``, ``rho_i`` of the summed logp.
+    """RLOO: a sequence is one action, ``-mean_i min(rho_i A_i, clip(rho_i) A_i)``, rho_i of the summed logp.
 
     The KL belongs in the reward here (``kl_penalty`` k1, summed), as in the paper and TRL.
 

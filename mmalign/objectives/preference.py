@@ -82,7 +82,7 @@ def dpo_loss(
     beta: float = 0.1,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Direct preference optimisation: :func:`sigmoid_pair_loss` of the pair's log-ratio margin, mean over pairs.
+    """Direct preference optimisation: the mean :func:`sigmoid_pair_loss` of the pairs' log-ratio margins.
 
     At policy = reference the loss is log 2 and its gradient in each chosen step ``-beta / (2 B)``.
 

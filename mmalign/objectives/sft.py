@@ -14,7 +14,7 @@ __all__ = ["nll_loss"]
 def nll_loss(
     logp: Tensor, mask: Tensor, weights: Tensor | None = None, normalizer: Tensor | float | None = None
 ) -> Tensor:
-    """Negative log-likelihood, token mean: ``-sum_t w_t logp_t / sum_t w_t`` over all real steps of the batch.
+    """Negative log-likelihood, token mean: ``-sum w_t logp_t / sum w_t`` over all real steps of the batch.
 
     *Reference:* maximum likelihood. *Differs from paper:* none; the mean is over the batch's steps, not over
     sequences, so a long answer counts by its length.

@@ -20,7 +20,7 @@ _EXACT_LIMIT = 20
 
 
 def paired_difference(baseline: ArrayLike, treatment: ArrayLike, level: float = 0.95) -> Interval:
-    """Mean of ``treatment - baseline`` over seeds with its t interval; seed i of one meets seed i of the other.
+    """Mean of ``treatment - baseline`` over seeds with its t interval; seed i of one meets that of the other.
 
     Args:
         baseline: ``[n]`` one number per seed.
