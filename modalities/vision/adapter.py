@@ -20,8 +20,10 @@ from mmalign.modalities.vision.loading import (
     placeholder_ids,
     save_model,
     stop_ids,
+    suppress_placeholders,
 )
 from mmalign.modalities.vision.media import blank_image, png_bytes
+from mmalign.modalities.vision.prompts import answer_text, plain_text
 from mmalign.modalities.vision.sampling import Draw, draw_answers
 from mmalign.modalities.vision.segments import Granularity, char_ends, segment
 from mmalign.types import Batch, LogP, Rollout, Row
@@ -88,6 +90,7 @@ class VisionAdapter:
         self._encoder = RowEncoder(processor, stop_ids(model, processor), self.cache_bytes)
         self._check = PlaceholderCheck(image_id, lambda media: count_features(hugging, media))
         self._forbidden = torch.tensor(placeholder_ids(model), dtype=torch.long)
+        suppress_placeholders(model)
         self._answer_type = 1 if config.model_type == "paligemma" else 0
 
     def save(self, model: nn.Module, folder: Path, *, merge: bool = False) -> None:
@@ -102,6 +105,8 @@ class VisionAdapter:
             UserError: naming the row, for an unreadable image, an empty response or a placeholder mismatch.
         """
         encoder = self._ready()
+        if not rows:
+            raise UserError("there are no rows to collate")
         prompts = [self._prompt(row) for row in rows]
         answers = [encoder.answer(row) for row in rows]
         for row, answer in zip(rows, answers, strict=True):
@@ -137,7 +142,7 @@ class VisionAdapter:
             states[:, :-1][mask],
             tokens[mask],
             temperature=temperature if temperature > 0 else 1.0,
-            forbidden=self._forbidden,
+            forbidden=self._banned(device),
             entropy=entropy,
         )
         return LogP(
@@ -173,12 +178,13 @@ class VisionAdapter:
         done = []
         for row in rows:
             if row.steps is not None:
-                text, ends = char_ends(encoder.tokenizer, encoder.answer(row))
-                steps = row.steps
+                steps = encoder.answer(row)
+                text, ends = char_ends(encoder.tokenizer, steps)
             else:
                 steps, ends = encoder.answer_offsets(row)
-                text = str(row.completion)
-            done.append(replace(row, steps=list(steps), segments=segment(text, ends, self.granularity)))
+                text = answer_text(row)
+            cuts = segment(text, ends, self.granularity)
+            done.append(replace(row, completion=text, steps=steps, segments=cuts))
         return done
 
     def blank(self, row: Row) -> Row:
@@ -187,8 +193,8 @@ class VisionAdapter:
 
     def show(self, row: Row) -> Mapping[str, Any]:
         """``{"images": [png bytes], "text": answer}`` (the prompt where there is no answer)."""
-        text = row.prompt if row.completion is None else row.completion
-        return {"images": [png_bytes(media, row.id) for media in row.media], "text": str(text)}
+        text = plain_text(row.prompt if row.completion is None else row.completion)
+        return {"images": [png_bytes(media, row.id) for media in row.media], "text": text or ""}
 
     def _draw(self, model: nn.Module, rows: Sequence[Row], noise: Tensor, n: int, temperature: float) -> Draw:
         encoder = self._ready()
@@ -203,7 +209,7 @@ class VisionAdapter:
             n,
             temperature=temperature,
             stop_ids=encoder.stop_ids,
-            forbidden=self._forbidden,
+            forbidden=self._banned(device),
         )
 
     def _rollout(self, rows: Sequence[Row], n: int, draws: Sequence[Draw]) -> Rollout:
@@ -232,6 +238,9 @@ class VisionAdapter:
     def _check_answer(self, row: Row, answer: Sequence[int]) -> None:
         if self._forbidden is not None and not set(self._forbidden.tolist()).isdisjoint(answer):
             raise UserError(f'row "{row.id}": the response contains a media placeholder token')
+
+    def _banned(self, device: torch.device) -> Tensor | None:
+        return None if self._forbidden is None else self._forbidden.to(device)
 
     def _pad_id(self) -> int:
         encoder = self._ready()

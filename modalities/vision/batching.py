@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from mmalign.errors import UserError
 from mmalign.modalities.vision.encoding import EncodedPrompt
 from mmalign.types import Row
 
-__all__ = ["PaddingSide", "PlaceholderCheck", "merge_media", "pad_batch"]
+__all__ = ["PaddingSide", "PlaceholderCheck", "count_features", "merge_media", "pad_batch"]
 
 PaddingSide = Literal["left", "right"]
 
@@ -93,7 +94,7 @@ class PlaceholderCheck:
         self._count = count
         self._seen: dict[Any, int] = {}
 
-    def __call__(self, row: Row, prompt: EncodedPrompt, answer: Sequence[int] = ()) -> None:
+    def __call__(self, row: Row, prompt: EncodedPrompt) -> None:
         """Raise when the row's placeholders and features differ.
 
         Raises:
@@ -101,8 +102,6 @@ class PlaceholderCheck:
         """
         if self._image_id is None:
             return
-        if self._image_id in answer:
-            raise UserError(f'row "{row.id}": the response contains the image placeholder token itself')
         found = int((prompt.ids == self._image_id).sum())
         expected = self._features(prompt.media)
         if found != expected:
@@ -127,9 +126,15 @@ def _small(value: Tensor) -> tuple[int, ...]:
 
 
 def count_features(model: nn.Module, media: Mapping[str, Tensor]) -> int:
-    """Run the vision tower once and return how many feature vectors it gives for ``media``."""
+    """Return how many feature vectors the model makes of ``media``: from the patch grid, or one tower pass."""
+    merge = getattr(getattr(model.config, "vision_config", None), "spatial_merge_size", None)
+    if merge and "image_grid_thw" in media:
+        return int((media["image_grid_thw"].prod(-1) // merge**2).sum())
+    known = inspect.signature(model.get_image_features).parameters
+    device = next(model.parameters()).device
+    given = {name: value.to(device) for name, value in media.items() if name in known}
     with torch.no_grad():
-        out = model.get_image_features(**media, return_dict=True)
+        out = model.get_image_features(**given, return_dict=True)
     pooled = out.pooler_output if hasattr(out, "pooler_output") else out
     parts = [pooled] if isinstance(pooled, Tensor) else list(pooled)
     return sum(part.numel() // part.shape[-1] for part in parts)

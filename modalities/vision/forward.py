@@ -110,6 +110,6 @@ def step_logp(
         values, spread = score(states, tokens)
         return values, spread if entropy else None
     chunks = zip(states.split(size), tokens.split(size), strict=True)
-    parts = [checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks]
+    parts = [checkpoint(score, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     values = torch.cat([part[0] for part in parts])
     return values, torch.cat([part[1] for part in parts]) if entropy else None

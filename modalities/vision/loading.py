@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mmalign.errors import UserError, nearest
 from mmalign.modalities.vision.forward import body, head_logits, unwrap
 
-__all__ = ["load_model", "load_processor", "placeholder_ids", "save_model", "stop_ids"]
+__all__ = ["load_model", "load_processor", "placeholder_ids", "save_model", "stop_ids", "suppress_placeholders"]
 
 _DTYPES = {
     "float32": torch.float32,
@@ -74,9 +74,6 @@ def load_model(source: str, *, device: str, dtype: str) -> nn.Module:
         raise UserError(f'"{source}" is an encoder-decoder model; only decoder-only models are supported')
     model = model.to(device).eval()
     _check_head(model, source)
-    hidden = placeholder_ids(model)
-    if hidden:
-        model.generation_config.suppress_tokens = sorted({*(model.generation_config.suppress_tokens or ()), *hidden})
     return model
 
 
@@ -107,6 +104,13 @@ def placeholder_ids(model: nn.Module) -> tuple[int, ...]:
     size = config.get_text_config().vocab_size
     ids = {getattr(config, name, None) for name in _PLACEHOLDERS}
     return tuple(sorted(token for token in ids if isinstance(token, int) and 0 <= token < size))
+
+
+def suppress_placeholders(model: nn.Module) -> None:
+    """Have the owner library's ``generate`` leave placeholder tokens out too, now and once saved."""
+    config = getattr(unwrap(model), "generation_config", None)
+    if config is not None:
+        config.suppress_tokens = sorted({*(config.suppress_tokens or ()), *placeholder_ids(model)}) or None
 
 
 def _load_adapter(source: str, *, device: str, dtype: str) -> nn.Module:

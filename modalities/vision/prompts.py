@@ -10,7 +10,7 @@ from jinja2.exceptions import TemplateError
 from mmalign.errors import UserError
 from mmalign.types import Row
 
-__all__ = ["answer_text", "answer_frame", "messages", "render"]
+__all__ = ["answer_frame", "answer_text", "messages", "plain_text", "render"]
 
 _SENTINEL = "answer"
 
@@ -72,23 +72,33 @@ def answer_frame(processor: Any) -> tuple[str, str]:
 
 
 def answer_text(row: Row) -> str:
-    """Return the completion as text; a TRL list of assistant messages is read as its first one.
+    """Return the completion as text; a TRL list of assistant messages is joined.
 
     Raises:
         UserError: when the completion is missing, empty or of another type.
     """
-    answer = row.completion
-    if isinstance(answer, Sequence) and not isinstance(answer, str) and answer:
-        content = answer[0].get("content") if isinstance(answer[0], Mapping) else None
-        parts = content if isinstance(content, Sequence) and not isinstance(content, str) else ()
-        answer = "".join(str(part.get("text", "")) for part in parts) if parts else content
-    if not isinstance(answer, str):
+    answer = plain_text(row.completion)
+    if answer is None:
         raise UserError(
             f'row "{row.id}": completion must be text or assistant messages, not {type(row.completion).__name__}'
         )
     if not answer.strip():
         raise UserError(f'row "{row.id}": the response is empty; remove the row or give it an answer')
     return answer
+
+
+def plain_text(value: Any) -> str | None:
+    """The words of a text or of a list of messages (one line each), or ``None`` for anything else."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Sequence) or not value or not all(isinstance(item, Mapping) for item in value):
+        return None
+    lines = []
+    for message in value:
+        content = message.get("content", "")
+        parts = [{"text": content}] if isinstance(content, str) else (content or [])
+        lines.append("".join(str(part.get("text", "")) for part in parts))
+    return "\n".join(lines)
 
 
 def _turn(message: Any, row_id: str) -> dict[str, Any]:
