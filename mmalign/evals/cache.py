@@ -1,0 +1,73 @@
+"""Answers of deterministic requests, kept by content so that nothing is generated twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmalign.data.jsonl import JsonlWriter, dumps, iter_jsonl
+from mmalign.types import Row
+
+__all__ = ["ResponseCache", "media_digest", "row_digest"]
+
+
+def media_digest(item: Any) -> str:
+    """Return a SHA-256 of one medium: the bytes of a file, the pixels of a picture, an array's content."""
+    digest = hashlib.sha256()
+    if isinstance(item, (str, Path)):
+        path = Path(item)
+        digest.update(path.read_bytes() if path.is_file() else str(item).encode())
+    elif hasattr(item, "tobytes"):
+        digest.update(f"{getattr(item, 'mode', '')}{getattr(item, 'size', '')}{getattr(item, 'dtype', '')}".encode())
+        digest.update(item.tobytes())
+    else:
+        digest.update(repr(item).encode())
+    return digest.hexdigest()
+
+
+def row_digest(row: Row) -> str:
+    """Return a SHA-256 of what the model is shown (prompt and media) and of what is expected of it."""
+    shown = {"prompt": row.prompt, "media": [media_digest(item) for item in row.media], "meta": dict(row.meta)}
+    return hashlib.sha256(dumps(shown).encode()).hexdigest()
+
+
+class ResponseCache:
+    """An append-only file of answers; only greedy requests of a fingerprinted model enter it.
+
+    The key covers the model's fingerprint, the row's prompt and media and the generation settings.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open (or make) the cache in ``folder``."""
+        self.path = Path(folder) / "responses.jsonl"
+        self._writer = JsonlWriter(self.path)
+        self._known = {record["key"]: record["answer"] for record in iter_jsonl(self.path)}
+
+    @staticmethod
+    def key(row: Row, model: Mapping[str, Any], generation: Mapping[str, Any]) -> str | None:
+        """Return the request's key, or None where caching would be wrong (sampled, unknown weights)."""
+        if generation.get("temperature") != 0 or not model.get("sha256"):
+            return None
+        request = {
+            "model": model["sha256"],
+            "prompt": row.prompt,
+            "media": [media_digest(item) for item in row.media],
+            "max_steps": generation.get("max_steps"),
+        }
+        return hashlib.sha256(dumps(request).encode()).hexdigest()
+
+    def get(self, key: str | None) -> Mapping[str, Any] | None:
+        """Return the stored answer record or None."""
+        return self._known.get(key) if key else None
+
+    def put(self, key: str | None, answer: Mapping[str, Any]) -> None:
+        """Store an answer record under ``key``; nothing happens for a None key."""
+        if key and key not in self._known:
+            self._known[key] = dict(answer)
+            self._writer.write({"key": key, "answer": answer})
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._writer.close()
