@@ -58,7 +58,11 @@ class Likelihood(Protocol):
 
 @runtime_checkable
 class Samples(Protocol):
-    """Draws answers with their behaviour log-probabilities."""
+    """Draws answers with their behaviour log-probabilities.
+
+    An adapter with the attribute ``row_streams = True`` also takes a sequence of generators, one per
+    row, so that an answer depends on its own stream and not on its neighbours in the batch.
+    """
 
     def sample(
         self,

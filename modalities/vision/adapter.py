@@ -42,6 +42,7 @@ class VisionAdapter:
     """
 
     name = "vision"
+    row_streams = True
 
     def __init__(
         self,
@@ -157,14 +158,21 @@ class VisionAdapter:
         model: nn.Module,
         rows: Sequence[Row],
         n: int,
-        rng: torch.Generator,
+        rng: torch.Generator | Sequence[torch.Generator],
         *,
         temperature: float = 1.0,
         max_steps: int = 128,
     ) -> Rollout:
-        """Draw ``n`` answers per row; temperature 0 is greedy (log-probs then are those of temperature 1)."""
+        """Draw ``n`` answers per row; temperature 0 is greedy (log-probs then are those of temperature 1).
+
+        ``rng`` is one generator for the batch, or one per row: then a row's answers depend on its own
+        generator only.
+        """
         self._ready()
-        noise = torch.rand((len(rows) * n, max_steps), generator=rng, dtype=torch.float64, device=rng.device).cpu()
+        if isinstance(rng, torch.Generator):
+            noise = _uniform(rng, len(rows) * n, max_steps)
+        else:
+            noise = torch.cat([_uniform(stream, n, max_steps) for stream in rng])
         size = max(1, self.sample_batch // n)
         draws = [
             self._draw(model, rows[first : first + size], noise[first * n : (first + size) * n], n, temperature)
@@ -256,3 +264,7 @@ class VisionAdapter:
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:
     """Put ``[N]`` values back where ``mask`` ``[B, T]`` is true, zeros elsewhere."""
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+def _uniform(rng: torch.Generator, rows: int, steps: int) -> Tensor:
+    return torch.rand((rows, steps), generator=rng, dtype=torch.float64, device=rng.device).cpu()
