@@ -16,7 +16,12 @@ from pathlib import Path
 import torch
 
 from mmalign.worlds.scenes.model import make_model
-from mmalign.worlds.scenes.pretrain import PretrainPlan, make_pool, train_language, train_vision
+from mmalign.worlds.scenes.pretrain import (
+    PretrainPlan,
+    make_pool,
+    train_language,
+    train_vision,
+)
 from mmalign.worlds.scenes.probe import probe
 from mmalign.worlds.scenes.ship import ship
 
@@ -29,12 +34,21 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=PretrainPlan.scenes)
     parser.add_argument("--vision-steps", type=int, default=PretrainPlan.vision_steps)
     parser.add_argument("--language-steps", type=int, default=PretrainPlan.language_steps)
+    parser.add_argument("--lr", type=float, default=PretrainPlan.lr)
+    parser.add_argument(
+        "--mix", type=float, nargs=3, default=PretrainPlan.mix, help="noisy, clean, questions"
+    )
     parser.add_argument("--probe-every", type=int, default=500)
     parser.add_argument("--interim", type=Path, help="folder that receives the model at every probe")
     args = parser.parse_args()
     torch.set_num_threads(1)
     plan = PretrainPlan(
-        seed=args.seed, scenes=args.scenes, vision_steps=args.vision_steps, language_steps=args.language_steps
+        seed=args.seed,
+        scenes=args.scenes,
+        vision_steps=args.vision_steps,
+        language_steps=args.language_steps,
+        lr=args.lr,
+        mix=tuple(args.mix),
     )
     start, cpu = time.time(), time.process_time()
 
