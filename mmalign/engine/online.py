@@ -117,6 +117,12 @@ class OnlineTrainer:
             max_steps=self.cfg.max_completion_length,
         )
         reward = self.reward(rollout)
+        bad = (~torch.isfinite(reward.per_step)).any(-1).nonzero().flatten().tolist()
+        if bad:
+            raise UserError(
+                f"stage {self.name}, step {step}: the reward of row {rollout.rows[bad[0]].id!r} is not finite; "
+                "no update was made and the last checkpoint is intact"
+            )
         return self._score(rollout, reward)
 
     @torch.no_grad()

@@ -76,16 +76,16 @@ def measure_modality_use(
         )
     training = model.training
     model.eval()
-    answered = answered(adapter, model, rows, seed)
-    base, mask = _score(adapter, model, answered, seed)
-    blank, _ = _score(adapter, model, [adapter.blank(row) for row in answered], seed)
-    shuffled, _ = _score(adapter, model, shuffle_media(answered), seed)
+    samples = answered(adapter, model, rows, seed)
+    base, mask = _score(adapter, model, samples, seed)
+    blank, _ = _score(adapter, model, [adapter.blank(row) for row in samples], seed)
+    shuffled, _ = _score(adapter, model, shuffle_media(samples), seed)
     model.train(training)
     moves = [((other - base).abs() * mask) for other in (blank, shuffled)]
     steps = mask.sum().clamp(min=1)
     means = [float(move.sum() / steps) for move in moves]
     shares = [float((move.amax(-1) > tolerance).float().mean()) for move in moves]
-    return GuardReport(len(answered), means[0], means[1], shares[0], shares[1], tolerance)
+    return GuardReport(len(samples), means[0], means[1], shares[0], shares[1], tolerance)
 
 
 def check_modality_used(

@@ -1,0 +1,130 @@
+"""The online loop learns the toy task, and its parts behave."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.engine.settings import make_trainer, ppo_settings
+
+from mmalign.engine.experience import make_experience
+from mmalign.engine.step import Loss
+from mmalign.engine.update import policy_update_loss
+from mmalign.errors import UserError
+from mmalign.types import Rollout, StepReward
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"advantage": "grpo", "num_generations": 4, "num_ppo_epochs": 1, "num_minibatches": 1, "rollout_batch_size": 16},
+        {"advantage": "rloo", "num_generations": 4, "num_ppo_epochs": 1, "num_minibatches": 1, "rollout_batch_size": 16},
+        {"advantage": "grpo", "num_generations": 4, "dense_advantages": True, "kl_placement": "loss", "kl_estimator": "k3"},
+    ],
+    ids=["ppo", "grpo", "rloo", "dense-grpo"],
+)
+def test_learns_the_toy_task(changes: dict[str, object]) -> None:
+    trainer = make_trainer(ppo_settings(max_steps=40, **changes))
+    rewards = [trainer.step(step)["rewards/mean"] for step in range(1, 41)]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.8
+
+
+def test_a_reward_that_does_not_look_at_the_answer_teaches_nothing() -> None:
+    """Control: a reward independent of the answer leaves the share of right answers at its start."""
+
+    class Noise:
+        def __call__(self, rollout: Rollout) -> StepReward:
+            rng = torch.Generator().manual_seed(len(rollout))
+            values = torch.randn(rollout.mask.shape, generator=rng) * rollout.mask
+            return StepReward(values, {"noise": values})
+
+    from mmalign.testing.policies import ToyReward
+
+    trainer = make_trainer(ppo_settings(max_steps=15), reward=Noise())
+    measured = []
+    for step in range(1, 16):
+        trainer.step(step)
+        scored = trainer.last_rollout
+        assert scored is not None
+        truth = ToyReward()(Rollout(scored.rows, scored.logp_old, scored.mask, scored.finished, scored.group))
+        measured.append(float(truth.per_step.sum(-1).mean()))
+    assert abs(sum(measured[-5:]) / 5 - sum(measured[:5]) / 5) < 0.6
+
+
+def test_kl_has_the_right_sign() -> None:
+    """All rewards 0 and a policy off its reference: the mean reward is negative and training lowers the KL."""
+
+    class Nothing:
+        def __call__(self, rollout: Rollout) -> StepReward:
+            zeros = torch.zeros_like(rollout.logp)
+            return StepReward(zeros, {"none": zeros.clone()})
+
+    cfg = ppo_settings(kl_coef=0.5, max_steps=30, whiten_advantages=False, learning_rate=5e-3)
+    trainer = make_trainer(cfg, reward=Nothing())
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
+    kls = [trainer.step(step)["kl"] for step in range(1, 31)]
+    assert kls[0] > 0
+    assert sum(kls[-5:]) / 5 < 0.7 * sum(kls[:3]) / 3
+    assert trainer.last_rollout is not None
+    shaped = make_experience(trainer.last_rollout, cfg, 0.5)
+    assert shaped.returns is not None
+
+
+def test_first_update_is_on_policy() -> None:
+    """Before any update the ratio is 1, so nothing is clipped and the approximate KL is 0."""
+    trainer = make_trainer(ppo_settings(num_ppo_epochs=1, num_minibatches=1, critic_warmup_steps=0))
+    metrics = trainer.step(1)
+    assert metrics["clip_ratio"] == 0.0
+    assert abs(metrics["approx_kl"]) < 1e-9
+
+
+def test_critic_warm_up_leaves_the_policy_alone() -> None:
+    trainer = make_trainer(ppo_settings(critic_warmup_steps=2))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.step(1)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    trainer.step(3)
+    assert not all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_early_stop_on_kl() -> None:
+    trainer = make_trainer(ppo_settings(kl_stop=0.0, learning_rate=5e-2, num_ppo_epochs=8, critic_warmup_steps=0))
+    assert trainer.step(1)["stopped_early"] == 1.0
+
+
+def test_micro_batches_do_not_change_the_gradient() -> None:
+    def gradient(size: int) -> torch.Tensor:
+        cfg = ppo_settings(per_device_train_batch_size=size, rollout_batch_size=12)
+        trainer = make_trainer(cfg)
+        scored = trainer._collect(1)
+        data = make_experience(scored, cfg, 0.02)
+        total = torch.zeros(())
+        weight = 0.0
+        for start in range(0, 12, size):
+            loss: Loss = policy_update_loss(
+                trainer.adapter, trainer.model, trainer.critic, data, list(range(start, start + size)), cfg, 0.02
+            )
+            total, weight = total + loss.value * loss.weight, weight + loss.weight
+        grads = torch.autograd.grad(total / weight, [p for p in trainer.model.parameters() if p.requires_grad])
+        return torch.cat([g.flatten() for g in grads])
+
+    whole = gradient(12)
+    for size in (1, 3, 4):
+        assert torch.allclose(gradient(size), whole, atol=1e-6)
+
+
+def test_groups_need_two_answers() -> None:
+    with pytest.raises(UserError, match="num_generations: grpo compares answers"):
+        make_trainer(ppo_settings(advantage="grpo", num_generations=1))
+
+
+def test_a_surrogate_score_is_refused() -> None:
+    from dataclasses import replace
+
+    trainer = make_trainer(ppo_settings())
+    honest = trainer.adapter.logp
+    trainer.adapter.logp = lambda *a, **k: replace(honest(*a, **k), surrogate=True)  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="surrogate"):
+        trainer.step(1)
