@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils import logging
 
 from mmalign.errors import UserError, nearest
 from mmalign.modalities.vision.forward import body, head_logits, unwrap
 
-__all__ = ["load_model", "load_processor", "placeholder_ids", "save_model", "stop_ids", "suppress_placeholders"]
+__all__ = ["adapter_base", "load_model", "load_processor", "placeholder_ids", "save_model", "stop_ids", "suppress_placeholders"]
 
 _DTYPES = {
     "float32": torch.float32,
@@ -23,6 +28,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "auto": "auto",
 }
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _ADAPTER = "adapter_config.json"
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "audio_token_id")
 
@@ -33,7 +39,10 @@ def load_processor(source: str) -> Any:
     Raises:
         UserError: when the folder is missing, holds no image processor or no chat template.
     """
-    _check_source(source)
+    base = adapter_base(source)
+    if base and not any((Path(source) / name).is_file() for name in _PROCESSOR_FILES):
+        source = base
+    _check_kind(base or source)
     try:
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
@@ -61,17 +70,17 @@ def load_model(source: str, *, device: str, dtype: str) -> nn.Module:
     """
     if dtype not in _DTYPES:
         raise UserError(f'unknown dtype "{dtype}"{nearest(dtype, _DTYPES)}; one of {", ".join(_DTYPES)}')
-    _check_source(source)
-    if (Path(source) / _ADAPTER).is_file():
-        return _load_adapter(source, device=device, dtype=dtype)
+    base = adapter_base(source)
+    if base:
+        return PeftModel.from_pretrained(load_model(base, device=device, dtype=dtype), source, is_trainable=True).eval()
+    _check_kind(source)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=_DTYPES[dtype], use_safetensors=True, trust_remote_code=False
-        )
+        with _quiet():
+            model = AutoModelForImageTextToText.from_pretrained(
+                source, dtype=_DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise UserError(f'no image-text model could be loaded from "{source}" ({_first_line(error)})') from error
-    if model.config.is_encoder_decoder:
-        raise UserError(f'"{source}" is an encoder-decoder model; only decoder-only models are supported')
     model = model.to(device).eval()
     _check_head(model, source)
     return model
@@ -84,8 +93,9 @@ def save_model(model: nn.Module, processor: Any, folder: Path, *, merge: bool = 
         model = model.module
     if merge and hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model).merge_and_unload()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with _quiet():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 def stop_ids(model: nn.Module, processor: Any) -> tuple[int, ...]:
@@ -113,16 +123,46 @@ def suppress_placeholders(model: nn.Module) -> None:
         config.suppress_tokens = sorted({*(config.suppress_tokens or ()), *placeholder_ids(model)}) or None
 
 
-def _load_adapter(source: str, *, device: str, dtype: str) -> nn.Module:
-    from peft import PeftConfig, PeftModel
+def adapter_base(source: str) -> str | None:
+    """The base model of a PEFT adapter folder, or ``None`` when ``source`` is not one.
 
+    Raises:
+        UserError: when the adapter is not in safetensors or does not name its base model.
+    """
+    if not (Path(source) / _ADAPTER).is_file():
+        return None
     if not (Path(source) / "adapter_model.safetensors").is_file():
         raise UserError(f'"{source}" holds an adapter without adapter_model.safetensors')
     base = PeftConfig.from_pretrained(source).base_model_name_or_path
     if not base:
         raise UserError(f'"{source}/{_ADAPTER}" does not name its base model (base_model_name_or_path)')
-    model = load_model(base, device=device, dtype=dtype)
-    return PeftModel.from_pretrained(model, source, is_trainable=True).eval()
+    return str(base)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Switch the owner library's progress bars off: they tear the progress line of a run."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _check_kind(source: str) -> None:
+    """Refuse, by its configuration alone, whatever is not a decoder-only image-text-to-text model."""
+    _check_source(source)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f'"{source}" holds no readable config.json ({_first_line(error)})') from error
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or config.is_encoder_decoder:
+        raise UserError(
+            f'"{source}" is not an image-text-to-text model: its type is "{config.model_type}"'
+            f"{nearest(config.model_type, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)}"
+        )
 
 
 def _check_source(source: str) -> None:

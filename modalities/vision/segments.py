@@ -74,11 +74,11 @@ def char_ends(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[int]]:
     A step's end is the length of the common start of the text decoded so far and the whole text, so
     half-finished characters and clean-up rules of the tokenizer never shift a boundary.
     """
+    if not ids:
+        return "", []
     prefixes = [list(ids[: step + 1]) for step in range(len(ids))]
-    decoded = tokenizer.batch_decode(
-        prefixes, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    text = decoded[-1] if decoded else ""
+    decoded = tokenizer.batch_decode(prefixes, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = decoded[-1]
     ends, reached = [], 0
     for prefix in decoded:
         reached = max(reached, _common(prefix, text))
@@ -87,12 +87,19 @@ def char_ends(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[int]]:
 
 
 def segment(text: str, ends: Sequence[int], granularity: Granularity = "sentence") -> tuple[Segment, ...]:
-    """Cut an answer into segments whose step spans follow from ``ends`` (see :func:`char_ends`)."""
+    """Cut an answer into segments whose step spans follow from ``ends`` (see :func:`char_ends`).
+
+    A sentence that ends within the last step of the one before joins it: every segment has a step.
+    """
     find = sentence_spans if granularity == "sentence" else sub_sentence_spans
-    segments, begin = [], 0
+    segments: list[Segment] = []
+    begin = 0
     for left, right in find(text):
         stop = next((step + 1 for step, end in enumerate(ends) if end >= right), len(ends))
-        stop = max(stop, begin)
+        if stop <= begin and segments:
+            before = segments.pop()
+            left, begin = before.char_start, before.start
+            stop = before.end
         segments.append(Segment(begin, stop, text[left:right], left, right, granularity))
         begin = stop
     return tuple(segments)

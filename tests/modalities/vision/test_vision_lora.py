@@ -1,0 +1,108 @@
+"""LoRA: on the language model only, exact at the start, saved and loaded without loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mmalign.errors import UserError
+from mmalign.modalities.vision import VisionAdapter, attach_lora
+from mmalign.modalities.vision.lora import language_linears
+from mmalign.rng import generator
+from mmalign.types import Row
+
+
+def scores(adapter: VisionAdapter, model: Any, rows: list[Row]) -> torch.Tensor:
+    with torch.no_grad():
+        return adapter.logp(model, adapter.collate(rows)).values
+
+
+def stir(model: nn.Module) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=generator(1, name))
+
+
+def test_starts_equal_and_trains_the_language_model_only(loaded: Any, rows: list[Row]) -> None:
+    before = scores(loaded.adapter, loaded.model, rows)
+    state = torch.random.get_rng_state()
+    model = attach_lora(loaded.model, r=4, alpha=8.0, seed=1)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert torch.equal(scores(loaded.adapter, model, rows), before)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    assert not any("vision" in name or "visual" in name or "lm_head" in name for name in trained)
+    loaded.adapter.logp(model, loaded.adapter.collate(rows)).values.sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_reference_is_the_adapter_switched_off(loaded: Any, rows: list[Row]) -> None:
+    before = scores(loaded.adapter, loaded.model, rows)
+    model = attach_lora(loaded.model, r=4, alpha=8.0)
+    stir(model)
+    moved = scores(loaded.adapter, model, rows)
+    assert float((moved - before).abs().max()) > 1e-3
+    with model.disable_adapter():
+        assert torch.equal(scores(loaded.adapter, model, rows), before)
+    assert torch.equal(scores(loaded.adapter, model, rows), moved)
+
+
+def test_samples_come_from_the_adapted_model(loaded: Any, rows: list[Row]) -> None:
+    model = attach_lora(loaded.model, r=4, alpha=8.0)
+    stir(model)
+    rollout = loaded.adapter.sample(model, rows, 2, generator(0), max_steps=8)
+    with torch.no_grad():
+        out = loaded.adapter.logp(model, loaded.adapter.collate(rollout.rows))
+    assert float(((out.values - rollout.logp).abs() * out.mask).max()) < 1e-5
+
+
+def test_adapter_folder_round_trip(loaded: Any, rows: list[Row], tmp_path: Path) -> None:
+    model = attach_lora(loaded.model, r=4, alpha=8.0)
+    stir(model)
+    before = scores(loaded.adapter, model, rows)
+    loaded.adapter.save(model, tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+    again = VisionAdapter()
+    loaded_again = again.load(str(tmp_path))
+    assert torch.equal(scores(again, loaded_again, rows), before)
+    assert any(parameter.requires_grad for parameter in loaded_again.parameters())
+
+
+def test_merged_folder_needs_no_peft(loaded: Any, rows: list[Row], tmp_path: Path) -> None:
+    model = attach_lora(loaded.model, r=4, alpha=8.0)
+    stir(model)
+    before = scores(loaded.adapter, model, rows)
+    loaded.adapter.save(model, tmp_path, merge=True)
+    assert not (tmp_path / "adapter_config.json").exists()
+    again = VisionAdapter()
+    torch.testing.assert_close(scores(again, again.load(str(tmp_path)), rows), before, atol=1e-5, rtol=0)
+    assert torch.equal(scores(loaded.adapter, model, rows), before)
+
+
+def test_seed_decides_the_start(families: Any) -> None:
+    def start(seed: int) -> torch.Tensor:
+        model = attach_lora(VisionAdapter().load(str(families["llava"].folder)), r=2, seed=seed)
+        return torch.cat([p.flatten() for n, p in model.named_parameters() if "lora_A" in n])
+
+    assert torch.equal(start(1), start(1)) and not torch.equal(start(1), start(2))
+
+
+def test_targets(llava: Any) -> None:
+    names = language_linears(llava.model)
+    assert len(names) == 2 * 7 and all("language_model" in name for name in names)
+    with pytest.raises(UserError, match='no linear layer is called "q_prj" .did you mean "q_proj"'):
+        attach_lora(llava.model, target_modules=["q_prj"])
+    model = attach_lora(llava.model, r=2, target_modules=["linear_1"])
+    assert [n for n, p in model.named_parameters() if p.requires_grad and "multi_modal_projector" not in n] == []
+
+
+def test_adapter_without_base_or_safetensors(llava: Any, tmp_path: Path) -> None:
+    llava.adapter.save(attach_lora(llava.model, r=2), tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match="without adapter_model.safetensors"):
+        VisionAdapter().load(str(tmp_path))
