@@ -1,0 +1,145 @@
+"""From a recipe's name or a YAML file, with flags on top, to a checked configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mmalign.config.explain import explain
+from mmalign.config.flags import default_mapping, parse_flags
+from mmalign.config.schema import RunConfig
+from mmalign.errors import UserError, nearest
+
+__all__ = ["config_dict", "config_hash", "dump_config", "load_config", "recipe_names", "save_config"]
+
+_NOT_THE_RESULT = ("output_dir", "report_to", "report")
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a shipped recipe or a YAML file and put flags such as ``--ppo.kl_coef 0.1`` on top.
+
+    A file may start from another with ``extends: NAME-OR-PATH``; its own keys win.
+
+    Raises:
+        UserError: for an unknown recipe, unreadable YAML, or wrong keys and values (all at once).
+    """
+    file = find_recipe(str(source))
+    values = _read(file)
+    values.setdefault("recipe", file.stem)
+    origin: dict[tuple[str, ...], str] = {}
+    for path, value in parse_flags(overrides, RunConfig):
+        _put(values, path, value, default_mapping(RunConfig, path[:-1]))
+        origin[path] = "--" + ".".join(path)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(explain(error, RunConfig, file, origin)) from None
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    folder = files("mmalign") / "recipes"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def find_recipe(source: str) -> Path:
+    """The file of a shipped recipe's name or of a path.
+
+    Raises:
+        UserError: when there is neither.
+    """
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        raise UserError(f"{source}: no such file; shipped recipes are {', '.join(recipe_names())}")
+    if source in recipe_names():
+        return Path(str(files("mmalign") / "recipes" / f"{source}.yaml"))
+    known = recipe_names()
+    raise UserError(
+        f"{source}: no such recipe{nearest(source, known)}; shipped: {', '.join(known)}, or give a path"
+    )
+
+
+def config_dict(cfg: RunConfig) -> dict[str, Any]:
+    """The configuration as plain JSON values."""
+    return cfg.model_dump(mode="json")
+
+
+def config_hash(cfg: RunConfig) -> str:
+    """SHA-256 of everything that can change a result; folder, trackers and report are left out."""
+    values = {key: value for key, value in config_dict(cfg).items() if key not in _NOT_THE_RESULT}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def dump_config(cfg: RunConfig) -> str:
+    """The configuration as YAML; ``load_config`` on it gives the same configuration."""
+    text: str = yaml.safe_dump(config_dict(cfg), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def save_config(cfg: RunConfig, path: Path) -> None:
+    """Write the configuration as YAML."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_config(cfg), encoding="utf-8")
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping; raise on a repeated key."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read(file: Path, behind: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if file.resolve() in behind:
+        raise UserError(f"{file}: extends itself")
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{file}{place}: not readable as YAML: {error.problem}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: not readable as YAML: {error}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: expected keys and values, got a {type(values).__name__}")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    beside = file.parent / str(base)
+    parent = beside if beside.is_file() else find_recipe(str(base))
+    return _merged(_read(parent, (*behind, file.resolve())), values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "weights"
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _put(values: dict[str, Any], path: Sequence[str], value: Any, default: dict[str, Any]) -> None:
+    """Set one key; a flag on one entry of a mapping keeps the mapping's other entries."""
+    for place, name in enumerate(path[:-1]):
+        if not isinstance(values.get(name), dict):
+            values[name] = dict(default) if place == len(path) - 2 else {}
+        values = values[name]
+    values[path[-1]] = value

@@ -1,0 +1,114 @@
+"""The configuration of a run: frozen sections, unknown keys refused, YAML in and out.
+
+Read one with :func:`mmalign.config.load.load_config`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mmalign.config.fields import Bool, Count, Int, NonNegative, PositiveCount, Section
+from mmalign.config.policy import GRPOConfig, PPOConfig
+from mmalign.config.sections import (
+    DataConfig,
+    FeedbackConfig,
+    ModelConfig,
+    RewardConfig,
+    RewardModelConfig,
+    SFTConfig,
+)
+
+__all__ = [
+    "DataConfig",
+    "EvaluateConfig",
+    "FeedbackConfig",
+    "GRPOConfig",
+    "GuardConfig",
+    "ModelConfig",
+    "PPOConfig",
+    "ReportConfig",
+    "RewardConfig",
+    "RewardModelConfig",
+    "RunConfig",
+    "SFTConfig",
+]
+
+
+class EvaluateConfig(Section):
+    """Which tasks the start and the trained policies answer."""
+
+    tasks: tuple[str, ...] = ("scenes_caption",)
+    """Names of tasks (``mmalign list tasks``)."""
+    n: PositiveCount = 128
+    """Rows per task."""
+    split: Literal["validation", "test"] = "test"
+    """``validation`` while choosing settings, ``test`` once they are chosen."""
+    temperatures: tuple[NonNegative, ...] = (0.0, 1.0)
+    """Each task is answered at each temperature; 0 is greedy."""
+    batch_size: PositiveCount = 32
+    """Rows answered at once."""
+    max_new_tokens: PositiveCount = 64
+    """Longest answer, in steps."""
+    include_start: Bool = True
+    """Evaluate the policy that training started from as well."""
+
+
+class ReportConfig(Section):
+    """The HTML report."""
+
+    enabled: Bool = True
+    """Write ``report.html``."""
+    n_examples: Count = 12
+    """Pictured examples, before and after."""
+
+
+class GuardConfig(Section):
+    """The check that the model uses its media."""
+
+    enabled: Bool = True
+    """Run the check at the start of every training stage."""
+    allow_unused_media: Bool = False
+    """Go on although the model ignores its media."""
+    n_rows: PositiveCount = 8
+    """Rows the check looks at."""
+
+
+class RunConfig(Section):
+    """A recipe: which stages run, and everything they need to know."""
+
+    recipe: str
+    """The recipe's name, for tables and the report."""
+    modality: str = "vision"
+    """The adapter (``mmalign list modalities``)."""
+    seed: Int = 0
+    """Seed of every random stream of the run."""
+    output_dir: str = "runs/fgaif"
+    """The run folder; the same command on it resumes."""
+    reuse_from: str | None = None
+    """Another run folder whose finished stages count as this run's."""
+    stages: tuple[str, ...] = ("sft", "feedback", "reward_model", "ppo", "evaluate", "report")
+    """Stages, in order."""
+    model: ModelConfig = ModelConfig()
+    """The policy and its tuner."""
+    data: DataConfig = DataConfig()
+    """Rows."""
+    sft: SFTConfig = SFTConfig()
+    """Supervised fine-tuning."""
+    feedback: FeedbackConfig = FeedbackConfig()
+    """Answers and their labels."""
+    reward_model: RewardModelConfig = RewardModelConfig()
+    """The reward models."""
+    reward: RewardConfig = RewardConfig()
+    """From scores to rewards."""
+    ppo: PPOConfig = PPOConfig()
+    """Stage ``ppo``."""
+    grpo: GRPOConfig = GRPOConfig()
+    """Stage ``grpo``."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Tasks."""
+    report: ReportConfig = ReportConfig()
+    """The HTML report."""
+    guard: GuardConfig = GuardConfig()
+    """The check that the model uses its media."""
+    report_to: tuple[str, ...] = ()
+    """Trackers beside ``metrics.jsonl``: tensorboard, wandb, trackio."""

@@ -1,0 +1,157 @@
+"""The sections of a run's configuration up to the reward; units and meaning under every field."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mmalign.config.fields import (
+    Bool,
+    Count,
+    Float,
+    Int,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    Section,
+    Share,
+)
+
+__all__ = ["DataConfig", "FeedbackConfig", "ModelConfig", "RewardConfig", "RewardModelConfig", "SFTConfig"]
+
+
+class ModelConfig(Section):
+    """The policy and its tuner."""
+
+    model_name_or_path: str | None = None
+    """A folder or a hub name; null is the embedded default of ``data.world``."""
+    torch_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights."""
+    lora_r: Count = 0
+    """Rank of LoRA; 0 trains the weights themselves."""
+    lora_alpha: PositiveCount = 16
+    """Scale of LoRA, divided by ``lora_r``."""
+    lora_target_modules: tuple[str, ...] | str = "all-linear"
+    """Names of the layers that get LoRA, or ``all-linear``."""
+    freeze: tuple[str, ...] = ()
+    """Shell patterns of parameter names that do not train, such as ``*vision_tower*``."""
+
+
+class DataConfig(Section):
+    """Rows: a file of one's own, or a world whose truth is known."""
+
+    train: str | None = None
+    """A ``rows.jsonl`` file; null takes rows of ``world``."""
+    validation: str | None = None
+    """Rows on which choices are made."""
+    test: str | None = None
+    """Rows on which nothing is chosen."""
+    world: str = "scenes"
+    """The world that rows come from when no file is given."""
+    n_train: PositiveCount = 2048
+    """How many training rows."""
+    n_validation: PositiveCount = 256
+    """How many validation rows."""
+    n_test: PositiveCount = 256
+    """How many test rows."""
+    image_root: str | None = None
+    """Folder that relative media paths start from; null is the folder of the rows file."""
+    max_rows: PositiveCount | None = None
+    """Read at most so many rows of a file; null reads all."""
+    seed: Int = 0
+    """Seed of the world's rows, apart from the run's own, so that runs with other seeds share data."""
+
+
+class SFTConfig(Section):
+    """Supervised fine-tuning on rows with answers."""
+
+    max_steps: Count = 0
+    """Optimiser steps; 0 skips the stage."""
+    per_device_train_batch_size: PositiveCount = 16
+    """Rows per forward pass and process."""
+    learning_rate: Positive = 1e-4
+    """Peak learning rate."""
+    warmup_ratio: Share = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are clipped to this norm."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay."""
+    logging_steps: PositiveCount = 1
+    """Write metrics every so many steps."""
+    save_steps: PositiveCount = 50
+    """Write a checkpoint every so many steps."""
+
+
+class FeedbackConfig(Section):
+    """Answers of the start policy, labelled segment by segment."""
+
+    judge: str = "scenes"
+    """Who says whether a fact holds (``mmalign list judges``)."""
+    judge_options: dict[str, str | Int | Float | Bool] = {}
+    """Arguments of the judge, such as ``{model: ..., rate_limit: 2}``."""
+    extractor: str = "scenes"
+    """What finds atomic facts in a segment (``mmalign list extractors``)."""
+    n_prompts: PositiveCount = 256
+    """Training prompts to answer."""
+    n_heldout: PositiveCount = 64
+    """Validation prompts to answer; reward models are measured on these."""
+    n_samples: PositiveCount = 2
+    """Answers per prompt."""
+    temperature: NonNegative = 1.0
+    """Temperature of the answers; 0 is greedy."""
+    batch_size: PositiveCount = 32
+    """Prompts answered at once."""
+    max_new_tokens: PositiveCount = 64
+    """Longest answer, in steps."""
+    label_noise: Share = 0.0
+    """Share of labels the scenes judge flips."""
+    shuffle_labels: Bool = False
+    """Control arm: permute the labels of the training answers."""
+    blank_images: Bool = False
+    """Control arm: show the judged reward model neutral media."""
+
+
+class RewardModelConfig(Section):
+    """One classifier of -1, 0, +1 per feedback type, read at every segment's end."""
+
+    max_steps: Count = 200
+    """Optimiser steps; 0 skips the stage."""
+    per_device_train_batch_size: PositiveCount = 16
+    """Answers per forward pass and process."""
+    learning_rate: Positive = 1e-4
+    """Peak learning rate."""
+    warmup_ratio: Share = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are clipped to this norm."""
+    shared_trunk: Bool = True
+    """Three heads on one trunk instead of three models."""
+    types: tuple[str, ...] = ("object", "attribute", "relation")
+    """Feedback types; one reward model each."""
+    logging_steps: PositiveCount = 1
+    """Write metrics every so many steps."""
+    save_steps: PositiveCount = 50
+    """Write a checkpoint every so many steps."""
+
+
+class RewardConfig(Section):
+    """How segment scores become the reward of each step."""
+
+    source: Literal["model", "oracle", "none"] = "model"
+    """Scores of the reward models, of the world's truth, or none at all."""
+    placement: Literal["dense", "sequence"] = "dense"
+    """At every segment's end, or the same total on the last real step."""
+    weights: dict[str, Float] = {"object": 1.0, "attribute": 1.0, "relation": 1.0}
+    """Weight per type; a type left out is ablated."""
+    length_neutral: Bool = True
+    """Pay a segment relative to the start policy's average, so that saying more or less does not pay."""
+    repeat_penalty: NonNegative = 0.5
+    """What a segment costs that repeats an earlier one."""
+    malformed_penalty: NonNegative = 0.5
+    """What a segment costs that the world's grammar cannot read."""
+    unfinished_penalty: NonNegative = 1.0
+    """What an answer costs that reaches the length limit."""
+    segment_bonus: Float = 0.0
+    """Reward of every segment, whatever it says; a length bonus."""
+    clip: Positive = 10.0
+    """Rewards of one step are clipped to plus or minus this."""
