@@ -187,7 +187,7 @@ class _Job:
     def _sample(self, rows: Sequence[Row]) -> list[_Answer]:
         try:
             return self._draw(rows)
-        except Exception as error:  # one bad row must not cost the others
+        except Exception as error:  # noqa: BLE001 - one bad row must not cost the others
             if len(rows) == 1:
                 return [_Answer(error=f"{type(error).__name__}: {error}")]
             return [answer for row in rows for answer in self._sample([row])]
@@ -216,7 +216,7 @@ class _Job:
                 read = scored(self.task, row, answer.output)
                 output = plain_output(answer.output, row.id, self.folder)
                 media = keep_media(self.adapter, row, self.folder) if index < KEPT_MEDIA else []
-            except Exception as fault:  # noted per sample, so that one odd answer cannot end a long run
+            except Exception as fault:  # noqa: BLE001 - noted per sample, so that one odd answer cannot end a long run
                 error = f"{type(fault).__name__}: {fault}"
         line = {
             "schema": SAMPLE_SCHEMA,

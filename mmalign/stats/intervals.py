@@ -7,6 +7,7 @@ seeds.  Bootstraps resample clusters, are vectorised over replicates, and repeat
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -128,11 +129,22 @@ def _mean_of_first(totals: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean
 
 
+@functools.lru_cache(maxsize=2)
+def _weights(size: int, draws: int, seed: int) -> NDArray[np.float64]:
+    """How often each of ``size`` clusters is drawn, ``[draws, size]``; kept, as many metrics share them."""
+    rng = np.random.default_rng(seed)
+    counts: NDArray[np.float64] = rng.multinomial(size, np.full(size, 1.0 / size), size=draws).astype(np.float64)
+    counts.setflags(write=False)
+    return counts
+
+
 def _resample(totals: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
     """``[draws, K + 1]`` totals of resampled clusters, in blocks so that memory stays small."""
     size = totals.shape[0]
-    rng = np.random.default_rng(seed)
     block = max(1, 4_000_000 // size)
+    if block >= draws:
+        return _weights(size, draws, seed) @ totals
+    rng = np.random.default_rng(seed)
     parts = []
     for start in range(0, draws, block):
         counts = rng.multinomial(size, np.full(size, 1.0 / size), size=min(block, draws - start))
