@@ -64,7 +64,7 @@ def default_mapping(schema: type[BaseModel], path: Sequence[str]) -> dict[str, A
     owner: Any = schema
     for name in path[:-1]:
         owner = owner.model_fields[name].annotation
-    return dict(owner.model_fields[path[-1]].default)
+    return dict(owner.model_fields[path[-1]].get_default(call_default_factory=True))
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:

@@ -110,7 +110,7 @@ def _read(file: Path, behind: tuple[Path, ...] = ()) -> dict[str, Any]:
     if file.resolve() in behind:
         raise UserError(f"{file}: extends itself")
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{file}{place}: not readable as YAML: {error.problem}") from None

@@ -86,8 +86,6 @@ class PPOConfig(Section):
     """Where the reference comes from; ``auto`` is ``adapter_off`` with LoRA and ``copy`` without."""
     save_steps: PositiveCount = 10
     """Write a checkpoint every so many steps."""
-    logging_steps: PositiveCount = 1
-    """Write metrics every so many steps."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from mmalign.config.fields import (
     Bool,
     Count,
@@ -32,8 +34,8 @@ class ModelConfig(Section):
     """Scale of LoRA, divided by ``lora_r``."""
     lora_target_modules: tuple[str, ...] | str = "all-linear"
     """Names of the layers that get LoRA, or ``all-linear``."""
-    freeze: tuple[str, ...] = ()
-    """Shell patterns of parameter names that do not train, such as ``*vision_tower*``."""
+    freeze: tuple[str, ...] = ("*vision_tower*", "*vision_model*", "*visual.*")
+    """Shell patterns of parameter names that do not train; the default freezes vision towers."""
 
 
 class DataConfig(Section):
@@ -76,8 +78,6 @@ class SFTConfig(Section):
     """Gradients are clipped to this norm."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay."""
-    logging_steps: PositiveCount = 1
-    """Write metrics every so many steps."""
     save_steps: PositiveCount = 50
     """Write a checkpoint every so many steps."""
 
@@ -87,7 +87,7 @@ class FeedbackConfig(Section):
 
     judge: str = "scenes"
     """Who says whether a fact holds (``mmalign list judges``)."""
-    judge_options: dict[str, str | Int | Float | Bool] = {}
+    judge_options: dict[str, str | Int | Float | Bool] = Field(default_factory=dict)
     """Arguments of the judge, such as ``{model: ..., rate_limit: 2}``."""
     extractor: str = "scenes"
     """What finds atomic facts in a segment (``mmalign list extractors``)."""
@@ -107,8 +107,6 @@ class FeedbackConfig(Section):
     """Share of labels the scenes judge flips."""
     shuffle_labels: Bool = False
     """Control arm: permute the labels of the training answers."""
-    blank_images: Bool = False
-    """Control arm: show the judged reward model neutral media."""
 
 
 class RewardModelConfig(Section):
@@ -124,12 +122,18 @@ class RewardModelConfig(Section):
     """Share of the steps over which the learning rate rises from 0."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay."""
     shared_trunk: Bool = True
     """Three heads on one trunk instead of three models."""
+    context: Literal["completion", "segment"] = "completion"
+    """Read every segment's end in one pass over the answer, or verify each segment by itself."""
+    head: Literal["linear", "mlp"] = "linear"
+    """What reads a hidden state."""
+    blank_media: Bool = False
+    """Control arm: the reward models learn and score without seeing the media."""
     types: tuple[str, ...] = ("object", "attribute", "relation")
     """Feedback types; one reward model each."""
-    logging_steps: PositiveCount = 1
-    """Write metrics every so many steps."""
     save_steps: PositiveCount = 50
     """Write a checkpoint every so many steps."""
 
@@ -137,21 +141,29 @@ class RewardModelConfig(Section):
 class RewardConfig(Section):
     """How segment scores become the reward of each step."""
 
-    source: Literal["model", "oracle", "none"] = "model"
-    """Scores of the reward models, of the world's truth, or none at all."""
+    name: str = "fgaif"
+    """The reward recipe (``mmalign list rewards``)."""
+    source: Literal["model", "judge", "none"] = "model"
+    """Scores of the reward models, of the judge itself (an upper bound), or none at all."""
+    mode: Literal["class", "expected"] = "expected"
+    """Pay the most likely class (-1, 0, +1), or the probability of +1 less that of -1."""
     placement: Literal["dense", "sequence"] = "dense"
     """At every segment's end, or the same total on the last real step."""
-    weights: dict[str, Float] = {"object": 1.0, "attribute": 1.0, "relation": 1.0}
+    weights: dict[str, Float] = Field(
+        default_factory=lambda: {"object": 1.0, "attribute": 1.0, "relation": 1.0}
+    )
     """Weight per type; a type left out is ablated."""
-    length_neutral: Bool = True
-    """Pay a segment relative to the start policy's average, so that saying more or less does not pay."""
+    length: Literal["reference", "errors", "centred", "mean"] = "reference"
+    """``reference`` pays clean segments, so longer answers earn more; the others are length-neutral."""
     repeat_penalty: NonNegative = 0.5
     """What a segment costs that repeats an earlier one."""
     malformed_penalty: NonNegative = 0.5
     """What a segment costs that the world's grammar cannot read."""
     unfinished_penalty: NonNegative = 1.0
     """What an answer costs that reaches the length limit."""
+    too_short_penalty: NonNegative = 0.0
+    """What an answer costs that has no complete segment."""
     segment_bonus: Float = 0.0
-    """Reward of every segment, whatever it says; a length bonus."""
-    clip: Positive = 10.0
-    """Rewards of one step are clipped to plus or minus this."""
+    """Reward of every new well-formed segment, whatever it says; a length bonus."""
+    clip: NonNegative = 10.0
+    """Rewards of one step are clipped to plus or minus this; 0 for no clip."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mmalign.errors import UserError
 from mmalign.objectives.reward_model import segment_cross_entropy
-from mmalign.protocols import Likelihood
+from mmalign.protocols import Conditioned, Likelihood
 from mmalign.rewards.fgaif.data import IGNORE, segment_labels, segment_rows
 from mmalign.rewards.shaping import TYPES
 from mmalign.types import Row
@@ -50,6 +50,7 @@ class SegmentRewardModel(nn.Module):
         template: verification prompt with ``{segment}``.
         answer: completion of the verification prompt; its first step is where the head reads.
         head: ``linear`` or ``mlp`` (one hidden layer of width ``H``).
+        blank_media: a control: rows are blanked before they are read, in training and in scoring.
 
     Raises:
         UserError: when the trunks do not match the types or the context is unknown.
@@ -66,6 +67,7 @@ class SegmentRewardModel(nn.Module):
         template: str = TEMPLATE,
         answer: str = "yes",
         head: Literal["linear", "mlp"] = "linear",
+        blank_media: bool = False,
     ) -> None:
         super().__init__()
         if set(trunks) not in ({SHARED}, set(types)):
@@ -76,7 +78,7 @@ class SegmentRewardModel(nn.Module):
         self.types = tuple(types)
         self.options: dict[str, Any] = {
             "types": list(types), "hidden_size": hidden_size, "context": context,
-            "template": template, "answer": answer, "head": head,
+            "template": template, "answer": answer, "head": head, "blank_media": blank_media,
         }  # fmt: skip
         self.trunks = nn.ModuleDict(dict(trunks))
         self.heads = nn.ModuleDict({kind: _head(hidden_size, head) for kind in types})
@@ -94,6 +96,7 @@ class SegmentRewardModel(nn.Module):
         template: str = TEMPLATE,
         answer: str = "yes",
         head: Literal["linear", "mlp"] = "linear",
+        blank_media: bool = False,
         device: str = "cpu",
         dtype: str = "float32",
     ) -> SegmentRewardModel:
@@ -109,6 +112,7 @@ class SegmentRewardModel(nn.Module):
             template: see the class.
             answer: see the class.
             head: see the class.
+            blank_media: see the class.
             device: where the trunks live.
             dtype: number type of the trunks (heads stay float32).
         """
@@ -119,7 +123,7 @@ class SegmentRewardModel(nn.Module):
         if out.hidden is None:
             raise UserError(f"modality {adapter.name!r} gives no hidden states, which a reward model reads.")
         model = cls(adapter, trunks, types, hidden_size=out.hidden.shape[-1], context=context,
-                    template=template, answer=answer, head=head)  # fmt: skip
+                    template=template, answer=answer, head=head, blank_media=blank_media)  # fmt: skip
         model.heads.to(out.hidden.device)
         return model
 
@@ -137,6 +141,10 @@ class SegmentRewardModel(nn.Module):
         """
         if not any(row.segments for row in rows):
             return {kind: self._empty(kind) for kind in self.types}
+        if self.options["blank_media"]:
+            if not isinstance(self.adapter, Conditioned):
+                raise UserError(f"modality {self.adapter.name!r} has no blank(row), which blank_media needs.")
+            rows = [self.adapter.blank(row) for row in rows]
         if self.shared_trunk:
             state = self._states(self.trunks[SHARED], rows, batch_size)
             return {kind: self.heads[kind](state) for kind in self.types}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign import registry
 from mmalign.engine.atomic import write_json
 from mmalign.errors import UserError
 from mmalign.feedback.collect import collect
 from mmalign.feedback.quality import label_counts
+from mmalign.pipeline.judging import build_judge
 from mmalign.pipeline.progress import step_progress
 from mmalign.protocols import Samples
 from mmalign.rng import derive_seed, generator
@@ -54,17 +53,6 @@ def run(ctx: RunContext) -> None:
 def feedback_file(ctx: RunContext, part: str) -> Path:
     """Where the labelled answers of ``part`` lie (this run's, or those it reuses)."""
     return ctx.home(NAME) / "feedback" / f"{part}.jsonl"
-
-
-def build_judge(ctx: RunContext) -> tuple[Any, Any]:
-    """The configured judge and the extractor of atomic facts it works with."""
-    cfg = ctx.cfg.feedback
-    options: Mapping[str, Any] = cfg.judge_options
-    if cfg.label_noise:
-        options = {**options, "label_noise": cfg.label_noise, "seed": ctx.cfg.seed}
-    judge = registry.load("judges", cfg.judge)(**options)
-    extractor = registry.load("extractors", cfg.extractor)()
-    return judge, extractor
 
 
 def sample_answers(ctx: RunContext, model: Any, prompts: list[Row], part: str) -> list[Row]:
