@@ -22,9 +22,11 @@ from mmalign.modalities.vision.loading import (
     stop_ids,
     suppress_placeholders,
 )
+from mmalign.modalities.vision.lora import attach_lora
 from mmalign.modalities.vision.media import blank_image, png_bytes
 from mmalign.modalities.vision.prompts import answer_text, plain_text
-from mmalign.modalities.vision.sampling import Draw, draw_answers
+from mmalign.modalities.vision.rollouts import assemble
+from mmalign.modalities.vision.sampling import Draw, draw_answers, uniform_noise
 from mmalign.modalities.vision.segments import Granularity, char_ends, segment
 from mmalign.types import Batch, LogP, Rollout, Row
 
@@ -71,14 +73,19 @@ class VisionAdapter:
         self._ready()
         return self._processor
 
-    def load(self, source: str, *, device: str = "cpu", dtype: str = "float32") -> nn.Module:
-        """Load model and processor from a folder or hub name; an adapter folder brings its base along.
+    def load(
+        self, source: str, *, device: str = "cpu", dtype: str = "float32", merge: bool = True
+    ) -> nn.Module:
+        """Load model and processor from a folder or hub name.
+
+        A folder with a LoRA adapter brings its base along; the adapter is merged, so that whatever is
+        attached next starts from it, or kept as a trainable ``PeftModel`` with ``merge=False``.
 
         Raises:
             UserError: when the source is missing, is no image-text model or has no chat template.
         """
         processor = load_processor(source)
-        model = load_model(source, device=device, dtype=dtype)
+        model = load_model(source, device=device, dtype=dtype, merge=merge)
         self.adopt(model, processor)
         return model
 
@@ -168,17 +175,18 @@ class VisionAdapter:
         ``rng`` is one generator for the batch, or one per row: then a row's answers depend on its own
         generator only.
         """
-        self._ready()
-        if isinstance(rng, torch.Generator):
-            noise = _uniform(rng, len(rows) * n, max_steps)
-        else:
-            noise = torch.cat([_uniform(stream, n, max_steps) for stream in rng])
+        encoder = self._ready()
+        if not rows or n < 1 or max_steps < 1:
+            raise UserError(
+                f"nothing to sample: {len(rows)} rows, n={n}, max_steps={max_steps}; each must be at least 1"
+            )
+        noise = uniform_noise(rng, len(rows), n, max_steps)
         size = max(1, self.sample_batch // n)
         draws = [
             self._draw(model, rows[first : first + size], noise[first * n : (first + size) * n], n, temperature)
             for first in range(0, len(rows), size)
         ]
-        return self._rollout(rows, n, draws)
+        return assemble(rows, n, draws, encoder.tokenizer, self.granularity)
 
     def segment_rows(self, rows: Sequence[Row]) -> list[Row]:
         """Give rows with answers their steps and segments, e.g. human data that was not sampled here."""
@@ -194,6 +202,12 @@ class VisionAdapter:
             cuts = segment(text, ends, self.granularity)
             done.append(replace(row, completion=text, steps=steps, segments=cuts))
         return done
+
+    def attach_lora(
+        self, model: nn.Module, *, r: int, alpha: float, target_modules: Sequence[str] | str, seed: int
+    ) -> nn.Module:
+        """Attach LoRA, to every linear layer of the language model (``all-linear``) or to the named ones."""
+        return attach_lora(model, r, alpha, None if target_modules == "all-linear" else target_modules, seed)
 
     def blank(self, row: Row) -> Row:
         """The same row with mid-grey images of the same size."""
@@ -219,23 +233,6 @@ class VisionAdapter:
             stop_ids=encoder.stop_ids,
             forbidden=self._banned(device),
         )
-
-    def _rollout(self, rows: Sequence[Row], n: int, draws: Sequence[Draw]) -> Rollout:
-        encoder = self._ready()
-        total = len(rows) * n
-        width = max(int(draw.lengths.max()) for draw in draws)
-        logp, mask = torch.zeros((total, width)), torch.zeros((total, width), dtype=torch.bool)
-        answered, index = [], 0
-        for draw in draws:
-            for tokens, values, length in zip(draw.tokens, draw.logp, draw.lengths.tolist(), strict=True):
-                steps = tokens[:length].tolist()
-                logp[index, :length], mask[index, :length] = values[:length], True
-                text, ends = char_ends(encoder.tokenizer, steps)
-                cuts = segment(text, ends, self.granularity)
-                answered.append(replace(rows[index // n], completion=text, steps=steps, segments=cuts))
-                index += 1
-        group = torch.arange(len(rows)).repeat_interleave(n)
-        return Rollout(tuple(answered), logp, mask, torch.cat([draw.finished for draw in draws]), group)
 
     def _prompt(self, row: Row) -> EncodedPrompt:
         prompt = self._ready().prompt(row)
@@ -264,7 +261,3 @@ class VisionAdapter:
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:
     """Put ``[N]`` values back where ``mask`` ``[B, T]`` is true, zeros elsewhere."""
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
-
-
-def _uniform(rng: torch.Generator, rows: int, steps: int) -> Tensor:
-    return torch.rand((rows, steps), generator=rng, dtype=torch.float64, device=rng.device).cpu()

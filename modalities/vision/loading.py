@@ -29,6 +29,7 @@ _DTYPES = {
     "auto": "auto",
 }
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+_MERGED = "merged_adapter"
 _ADAPTER = "adapter_config.json"
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "audio_token_id")
 
@@ -62,8 +63,8 @@ def load_processor(source: str) -> Any:
     return processor
 
 
-def load_model(source: str, *, device: str, dtype: str) -> nn.Module:
-    """Load an image-text-to-text model, with its LoRA adapter where ``source`` is an adapter folder.
+def load_model(source: str, *, device: str, dtype: str, merge: bool = True) -> nn.Module:
+    """Load an image-text-to-text model; an adapter folder is merged into its base, or kept with ``merge=False``.
 
     Raises:
         UserError: when the source is missing, not an image-text model or not in safetensors.
@@ -72,7 +73,8 @@ def load_model(source: str, *, device: str, dtype: str) -> nn.Module:
         raise UserError(f'unknown dtype "{dtype}"{nearest(dtype, _DTYPES)}; one of {", ".join(_DTYPES)}')
     base = adapter_base(source)
     if base:
-        return PeftModel.from_pretrained(load_model(base, device=device, dtype=dtype), source, is_trainable=True).eval()
+        tuned = PeftModel.from_pretrained(load_model(base, device=device, dtype=dtype), source, is_trainable=True)
+        return _merged(tuned, source) if merge else tuned.eval()
     _check_kind(source)
     try:
         with _quiet():
@@ -87,11 +89,14 @@ def load_model(source: str, *, device: str, dtype: str) -> nn.Module:
 
 
 def save_model(model: nn.Module, processor: Any, folder: Path, *, merge: bool = False) -> None:
-    """Write weights (safetensors) and processor; a ``PeftModel`` writes its adapter unless ``merge``."""
+    """Write weights (safetensors) and processor; a ``PeftModel`` writes its adapter unless ``merge``.
+
+    An adapter that stands on a merged one is always merged: its base is in no folder of its own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     while hasattr(model, "module") and isinstance(model.module, nn.Module):
         model = model.module
-    if merge and hasattr(model, "merge_and_unload"):
+    if hasattr(model, "merge_and_unload") and (merge or hasattr(unwrap(model), _MERGED)):
         model = copy.deepcopy(model).merge_and_unload()
     with _quiet():
         model.save_pretrained(folder)
@@ -137,6 +142,14 @@ def adapter_base(source: str) -> str | None:
     if not base:
         raise UserError(f'"{source}/{_ADAPTER}" does not name its base model (base_model_name_or_path)')
     return str(base)
+
+
+def _merged(tuned: PeftModel, source: str) -> nn.Module:
+    model: nn.Module = tuned.merge_and_unload().eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    setattr(model, _MERGED, source)
+    return model
 
 
 @contextmanager

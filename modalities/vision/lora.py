@@ -30,7 +30,7 @@ def attach_lora(
     model: nn.Module,
     r: int = 16,
     alpha: float = 32.0,
-    target_modules: Sequence[str] | None = None,
+    target_modules: Sequence[str] | str | None = None,
     seed: int = 0,
 ) -> PeftModel:
     """Freeze ``model`` and attach LoRA of rank ``r``; the policy starts exactly equal to the model.
@@ -40,11 +40,13 @@ def attach_lora(
     Reference: Hu et al. 2021, arXiv 2106.09685.
     Differs from paper: every linear layer of the language model is a target, not attention alone.
 
+    ``target_modules`` are layer names or their endings, as a list or separated by commas.
+
     Raises:
         UserError: when no linear layer matches ``target_modules``.
     """
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    names = language_linears(model) if target_modules is None else list(target_modules)
+    names = language_linears(model) if target_modules is None else _listed(target_modules)
     for name in names:
         if not any(linear == name or linear.endswith("." + name) for linear in linears):
             known = {linear.rpartition(".")[2] for linear in linears}
@@ -53,3 +55,7 @@ def attach_lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def _listed(names: Sequence[str] | str) -> list[str]:
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)

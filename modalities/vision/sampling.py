@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from mmalign.modalities.vision.forward import body, forward_names, head_logits, positions, unwrap
 
-__all__ = ["Draw", "draw_answers", "inference"]
+__all__ = ["Draw", "draw_answers", "inference", "uniform_noise"]
 
 _KEEP = 0.75
 """Finished rows leave the batch once fewer than this share of it is still going."""
@@ -27,6 +27,19 @@ class Draw:
     logp: Tensor
     lengths: Tensor
     finished: Tensor
+
+
+def uniform_noise(
+    rng: torch.Generator | Sequence[torch.Generator], rows: int, n: int, steps: int
+) -> Tensor:
+    """Uniform numbers ``[rows * n, steps]`` from one generator, or ``[n, steps]`` from each row's own."""
+    streams = [rng] if isinstance(rng, torch.Generator) else list(rng)
+    if len(streams) not in (1, rows):
+        raise ValueError(f"expected one generator or {rows}, got {len(streams)}")
+    share = rows * n // len(streams)
+    return torch.cat(
+        [torch.rand((share, steps), generator=g, dtype=torch.float64, device=g.device).cpu() for g in streams]
+    )
 
 
 @contextmanager

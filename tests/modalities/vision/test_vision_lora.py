@@ -68,9 +68,30 @@ def test_adapter_folder_round_trip(loaded: Any, rows: list[Row], tmp_path: Path)
     loaded.adapter.save(model, tmp_path)
     assert (tmp_path / "adapter_model.safetensors").is_file()
     again = VisionAdapter()
-    loaded_again = again.load(str(tmp_path))
-    assert torch.equal(scores(again, loaded_again, rows), before)
-    assert any(parameter.requires_grad for parameter in loaded_again.parameters())
+    kept = again.load(str(tmp_path), merge=False)
+    assert torch.equal(scores(again, kept, rows), before)
+    assert {name for name, p in kept.named_parameters() if p.requires_grad} == {
+        name for name, p in model.named_parameters() if p.requires_grad
+    }
+
+
+def test_loaded_adapter_is_the_start_of_the_next_stage(loaded: Any, rows: list[Row], tmp_path: Path) -> None:
+    first = attach_lora(loaded.model, r=4, alpha=8.0)
+    stir(first)
+    before = scores(loaded.adapter, first, rows)
+    loaded.adapter.save(first, tmp_path / "sft")
+    again = VisionAdapter()
+    start = again.load(str(tmp_path / "sft"))
+    assert all(parameter.requires_grad for parameter in start.parameters())
+    torch.testing.assert_close(scores(again, start, rows), before, atol=1e-5, rtol=0)
+    second = again.attach_lora(start, r=2, alpha=4, target_modules="all-linear", seed=0)
+    stir(second)
+    with second.disable_adapter():
+        torch.testing.assert_close(scores(again, second, rows), before, atol=1e-5, rtol=0)
+    moved = scores(again, second, rows)
+    again.save(second, tmp_path / "rl")
+    third = VisionAdapter()
+    torch.testing.assert_close(scores(third, third.load(str(tmp_path / "rl")), rows), moved, atol=1e-5, rtol=0)
 
 
 def test_merged_folder_needs_no_peft(loaded: Any, rows: list[Row], tmp_path: Path) -> None:

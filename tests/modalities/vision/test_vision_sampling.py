@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from mmalign.errors import UserError
 from mmalign.modalities.vision import sampling
 from mmalign.rng import generator
 from mmalign.types import Rollout, Row
@@ -52,6 +53,19 @@ def test_same_generator_same_answers_whatever_the_batch(loaded: Any, rows: list[
     torch.testing.assert_close(first.logp, second.logp, atol=1e-5, rtol=0)
     other = loaded.adapter.sample(loaded.model, prompts, 2, generator(4, "draw"), max_steps=16)
     assert [row.steps for row in first.rows] != [row.steps for row in other.rows]
+
+
+def test_one_stream_per_row(llava: Any, llava_rows: list[Row]) -> None:
+    prompts = unanswered(llava_rows)
+    streams = [generator(0, row.id) for row in prompts]
+    together = llava.adapter.sample(llava.model, prompts, 2, streams, max_steps=12)
+    alone = llava.adapter.sample(llava.model, prompts[2:3], 2, [generator(0, prompts[2].id)], max_steps=12)
+    assert [row.steps for row in together.rows[4:6]] == [row.steps for row in alone.rows]
+
+
+def test_nothing_to_sample(llava: Any) -> None:
+    with pytest.raises(UserError, match="nothing to sample"):
+        llava.adapter.sample(llava.model, [], 1, generator(0))
 
 
 def test_global_random_state_is_untouched(llava: Any, llava_rows: list[Row]) -> None:
