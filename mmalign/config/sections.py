@@ -25,7 +25,7 @@ class ModelConfig(Section):
     """The policy and its tuner."""
 
     model_name_or_path: str | None = None
-    """A folder or a hub name; null is the embedded default of ``data.world``."""
+    """A folder or a hub name; null is the embedded default of ``data.world``, ``embedded:1`` its second."""
     torch_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the weights."""
     lora_r: Count = 0

@@ -91,8 +91,23 @@ class RunContext:
         return StageSink(self.run_dir, stage, self.cfg.report_to)
 
     def base_model(self) -> str:
-        """The model the recipe starts from: the configured one, or the world's embedded default."""
-        return self.cfg.model.model_name_or_path or str(self.world.BASE)
+        """The model the recipe starts from: the configured one, or an embedded default of the world.
+
+        ``model.model_name_or_path`` null or ``embedded`` is the world's first start model,
+        ``embedded:1`` its second.
+
+        Raises:
+            UserError: when the world has no such start model.
+        """
+        name = self.cfg.model.model_name_or_path or "embedded"
+        head, _, number = name.partition(":")
+        if head != "embedded":
+            return name
+        bases = [str(base) for base in self.world.BASES]
+        if not (number or "0").isdigit() or int(number or 0) >= len(bases):
+            known = ", ".join(f"embedded:{k}" for k in range(len(bases)))
+            raise UserError(f"model.model_name_or_path: no start model {name!r}; the world {self.cfg.data.world} has {known}")
+        return bases[int(number or 0)]
 
     def start_policy(self) -> str:
         """The policy that feedback is collected on and that RL starts from: the SFT stage's, if it ran."""
