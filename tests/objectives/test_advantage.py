@@ -32,7 +32,7 @@ def draw(seed: int, batch: int = 5, steps: int = 7) -> tuple[Tensor, Tensor, Ten
 
 
 def gae_by_definition(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> np.ndarray:
-    """Sum over l of (gamma lam)^l delta_{t+l}, written out without recursion, on the real steps of each row."""
+    """Sum over l of (gamma lam)^l delta_{t+l} without recursion, on the real steps of each row."""
     out = np.zeros(rewards.shape)
     for b in range(rewards.shape[0]):
         real = [t for t in range(rewards.shape[1]) if bool(mask[b, t])]
@@ -176,7 +176,7 @@ def test_zero_variance_groups_are_exactly_zero() -> None:
 
 
 def test_scales_golden() -> None:
-    # groups (0, 2) and (0, 4): unbiased stds sqrt 2 and 2 sqrt 2; all four (0, 2, 0, 4): sqrt(11/3) = 1.914854
+    # groups (0, 2) and (0, 4): unbiased stds sqrt 2 and 2 sqrt 2; all four: sqrt(11/3) = 1.914854
     rewards = torch.tensor([0.0, 2.0, 0.0, 4.0], dtype=torch.float64)
     group = torch.tensor([0, 0, 1, 1])
     assert group_advantage(rewards, group, "none").tolist() == [-1.0, 1.0, -2.0, 2.0]

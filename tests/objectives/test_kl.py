@@ -1,4 +1,4 @@
-"""KL: identities 7 and 8 (values and gradients of the estimators, by exact expectation) and the controller."""
+"""KL: identities 7 and 8 (estimators' values and gradients, by exact expectation) and the controller."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_identity_7_values_under_the_policy() -> None:
 
 
 def test_identity_7_biased_values_golden() -> None:
-    # p = (.9, .1), q = (.2, .8): KL = .9 log 4.5 - .1 log 8 = 1.145725; E k2 = (.9 log(4.5)^2 + .1 log(8)^2)/2
-    # = 1.234207; clamping k1 at 0 leaves .9 log 4.5 = 1.353669: both too large.
+    # p = (.9, .1), q = (.2, .8): KL = .9 log 4.5 - .1 log 8 = 1.145726;
+    # E k2 = (.9 log(4.5)^2 + .1 log(8)^2) / 2 = 1.234; k1 clamped at 0 leaves .9 log 4.5 = 1.354: too large.
     p, q = torch.tensor([[[0.9, 0.1]], [[0.2, 0.8]]], dtype=torch.float64)
     one, eight = math.log(4.5), math.log(8)
     assert (p * kl_estimate(p.log(), q.log(), "k1")).sum().item() == pytest.approx(
@@ -197,7 +197,7 @@ def test_refusals() -> None:
 
 
 def test_adaptive_coefficient_golden() -> None:
-    # twice the target: error clipped at +.2, n/horizon = 1/10: .1 * 1.02; half: .1 * .98; 10 % above: .1 * 1.01
+    # twice the target: error clipped at +.2, n/horizon = 1/10: .1 * 1.02; half: .1 * .98; 10 % above: 1.01
     assert adaptive_kl_coef(0.1, 12.0, 6.0, 1000, 100) == pytest.approx(0.102, abs=1e-15)
     assert adaptive_kl_coef(0.1, 3.0, 6.0, 1000, 100) == pytest.approx(0.098, abs=1e-15)
     assert adaptive_kl_coef(0.1, 6.6, 6.0, 1000, 100) == pytest.approx(0.101, abs=1e-15)
@@ -213,3 +213,8 @@ def test_adaptive_coefficient_refusals() -> None:
     ):
         with pytest.raises(ValueError, match="KL coefficient|need target"):
             adaptive_kl_coef(*arguments)
+
+
+def test_penalty_is_a_constant_of_both_models() -> None:
+    logp, ref = (torch.randn(1, 3, requires_grad=True) for _ in range(2))
+    assert not kl_penalty(logp, ref, "k3").requires_grad

@@ -28,7 +28,7 @@ def every(x: Tensor) -> Tensor:
 
 
 def draw(seed: int, batch: int = 4, steps: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """logp (leaf), logp_old, logp_ref, advantages and a left-aligned mask; many ratios leave the clip range."""
+    """logp (leaf), logp_old, logp_ref, advantages and a left-aligned mask; many ratios get clipped."""
     generator = torch.Generator().manual_seed(seed)
     base, noise, other, advantages = torch.randn(4, batch, steps, generator=generator, dtype=torch.float64)
     logp = (-base.abs() - 0.5).requires_grad_()

@@ -128,7 +128,7 @@ def test_gradcheck() -> None:
     d = draw(3)
     leaves = (d.pop("logp_chosen").requires_grad_(), d.pop("logp_rejected").requires_grad_())
     assert torch.autograd.gradcheck(
-        lambda w, l: dpo_loss(logp_chosen=w, logp_rejected=l, **d, label_smoothing=0.1)[0], leaves
+        lambda a, b: dpo_loss(logp_chosen=a, logp_rejected=b, **d, label_smoothing=0.1)[0], leaves
     )
 
 

@@ -1,7 +1,7 @@
 """Parity with TRL 1.16: its own ``_compute_loss`` methods run on our tensors, losses and gradients compared.
 
-TRL is a development dependency and an oracle only.  Each method is called on a stand-in trainer that holds just
-the attributes the method reads, and whose forward returns the tensors of the test.
+TRL is a development dependency and an oracle only.  Each method is called on a stand-in trainer that holds
+just the attributes the method reads, and whose forward returns the tensors of the test.
 """
 
 from __future__ import annotations

@@ -178,6 +178,7 @@ def test_large_samples_are_resampled_in_blocks() -> None:
 
 
 def test_statistics_do_not_import_torch() -> None:
-    code = "import sys, mmalign.stats.intervals, mmalign.stats.compare, mmalign.stats.agreement as a; print('torch' in sys.modules)"
+    names = "mmalign.stats.intervals, mmalign.stats.compare, mmalign.stats.agreement"
+    code = f"import sys, {names}; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
