@@ -1,1 +1,1 @@
-"""The ``mmalign`` command: one small file per sub-command, none of which is imported before it is asked for."""
+"""The ``mmalign`` command: one small file per sub-command, imported only when it is asked for."""

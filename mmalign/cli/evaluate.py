@@ -1,0 +1,28 @@
+"""``mmalign evaluate``: the policies of a run on its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmalign.cli.arguments import CommandParser, add_config_options, config_from
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the evaluate stage; answers already given are kept."""
+    parser = CommandParser(
+        "evaluate", "Evaluate the start and the trained policies; finished samples are kept."
+    )
+    parser.add_argument("run_dir", nargs="?", help="a run folder; or use --config")
+    add_config_options(parser)
+    options, flags = parser.with_flags(argv)
+    cfg = config_from(options.run_dir or options.config, flags)
+    from mmalign.pipeline.run import dry_run, run_stage
+
+    if options.dry_run:
+        dry_run(cfg.model_copy(update={"stages": ("evaluate",)}))
+        return 0
+    folder = run_stage(cfg, "evaluate")
+    print(f"results: {folder / 'evals'}")
+    return 0

@@ -1,0 +1,31 @@
+"""``mmalign run RECIPE``: every stage of a recipe; the same command resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmalign.cli.arguments import CommandParser, config_from
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a recipe, or check it with ``--dry-run``."""
+    parser = CommandParser(
+        "run", "Run a recipe from start to report.  A killed run goes on with the same command."
+    )
+    parser.add_argument("recipe", help="a shipped recipe's name, a YAML file or a run folder")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, run one real step, write nothing"
+    )
+    options, flags = parser.with_flags(argv)
+    cfg = config_from(options.recipe, flags)
+    from mmalign.pipeline.run import dry_run, run_recipe
+
+    if options.dry_run:
+        dry_run(cfg)
+        return 0
+    folder = run_recipe(cfg)
+    page = folder / "report.html"
+    print(f"report: {page}" if page.is_file() else f"run folder: {folder}")
+    return 0
