@@ -22,6 +22,7 @@ def test_golden_values() -> None:
     assert masked_mean(X, M).item() == pytest.approx(8 / 3, abs=1e-15)
     assert masked_var(X, M).item() == pytest.approx(26 / 9, abs=1e-14)
     assert masked_var(X, M, correction=1).item() == pytest.approx(26 / 6, abs=1e-14)
+    assert masked_var(X, M, dim=1, correction=1).tolist() == [0.5, 0.0]
 
 
 def test_golden_values_per_row_and_column() -> None:
@@ -60,11 +61,13 @@ def test_garbage_sends_no_nan_backwards() -> None:
 def test_whitening_golden() -> None:
     # real entries 1, 2, 5: mean 8/3, std sqrt(26)/3: 1 -> (1 - 8/3) / (sqrt(26)/3) = -5/sqrt(26)
     white = masked_whiten(X, M)
-    expected = [-5 / math.sqrt(26), -2 / math.sqrt(26), 7 / math.sqrt(26)]
-    assert white[M].tolist() == pytest.approx(expected, abs=1e-7)
+    std = math.sqrt(26) / 3 + 1e-8
+    expected = [(1 - 8 / 3) / std, (2 - 8 / 3) / std, (5 - 8 / 3) / std]
+    assert white[M].tolist() == pytest.approx(expected, abs=1e-13)
+    assert expected[0] == pytest.approx(-5 / math.sqrt(26), abs=1e-7)
     assert white[~M].abs().max().item() == 0.0
     kept = masked_whiten(X, M, shift_mean=False)
-    assert kept[M].tolist() == pytest.approx([value + 8 / 3 for value in expected], abs=1e-7)
+    assert kept[M].tolist() == pytest.approx([value + 8 / 3 for value in expected], abs=1e-13)
 
 
 def test_identity_16_std_three_becomes_one() -> None:
@@ -143,6 +146,9 @@ def test_refusals_name_the_tensor() -> None:
         aggregate(X, M, "luspo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_length"):
         aggregate(X, M, "dr_grpo")
+    with pytest.raises(ValueError, match="max_length"):
+        aggregate(X, M, "dr_grpo", max_length=0)
+    assert aggregate(X, M, "dr_grpo", max_length=1).item() == 4.0
     with pytest.raises(ValueError, match="bnpo"):
         aggregate(X, M, "bnpo", normalizer=3.0)
 
