@@ -204,7 +204,7 @@ class VisionAdapter:
         return done
 
     def attach_lora(
-        self, model: nn.Module, *, r: int, alpha: float, target_modules: Sequence[str] | str, seed: int
+        self, model: nn.Module, *, r: int, alpha: int, target_modules: Sequence[str] | str, seed: int
     ) -> nn.Module:
         """Attach LoRA, to every linear layer of the language model (``all-linear``) or to the named ones."""
         return attach_lora(model, r, alpha, None if target_modules == "all-linear" else target_modules, seed)

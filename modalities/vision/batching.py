@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmalign.errors import UserError
 from mmalign.modalities.vision.encoding import EncodedPrompt
@@ -125,7 +125,7 @@ def _small(value: Tensor) -> tuple[int, ...]:
     return tuple(value.flatten().tolist()) if not value.is_floating_point() and value.numel() <= 64 else ()
 
 
-def count_features(model: nn.Module, media: Mapping[str, Tensor]) -> int:
+def count_features(model: Any, media: Mapping[str, Tensor]) -> int:
     """Return how many feature vectors the model makes of ``media``: from the patch grid, or one tower pass."""
     merge = getattr(getattr(model.config, "vision_config", None), "spatial_merge_size", None)
     if merge and "image_grid_thw" in media:

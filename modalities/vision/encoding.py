@@ -118,6 +118,6 @@ class RowEncoder:
         ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
         for token in ids[:1]:
             if token in self.stop_ids:
-                return token
+                return int(token)
         eos = self.tokenizer.eos_token_id
-        return eos if eos in self.stop_ids or not self.stop_ids else self.stop_ids[0]
+        return int(eos) if eos in self.stop_ids or not self.stop_ids else self.stop_ids[0]

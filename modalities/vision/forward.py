@@ -18,14 +18,15 @@ _HEAD_CHUNK = 2**25
 """Above this many logits (rows x vocabulary) the head is recomputed chunk by chunk in the backward pass."""
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> Any:
     """Return the Hugging Face model inside a distributed wrapper and a ``PeftModel``."""
-    while hasattr(model, "module") and isinstance(model.module, nn.Module):
-        model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = model
+    while isinstance(getattr(inner, "module", None), nn.Module):
+        inner = inner.module
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
-def body(model: nn.Module) -> nn.Module:
+def body(model: nn.Module) -> Any:
     """Return the model without its LM head (its output's first entry is the last hidden state)."""
     inner = unwrap(model).base_model
     if inner is unwrap(model):
@@ -44,8 +45,9 @@ def positions(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     inner = body(model)
     if hasattr(inner, "get_rope_index") and inputs.get("image_grid_thw") is not None:
         known = inspect.signature(inner.get_rope_index).parameters
-        return inner.get_rope_index(**{name: inputs[name] for name in known if name in inputs})[0]
-    flat = (attention.cumsum(-1) - 1).clamp(min=0)
+        grid: Tensor = inner.get_rope_index(**{name: inputs[name] for name in known if name in inputs})[0]
+        return grid
+    flat: Tensor = (attention.cumsum(-1) - 1).clamp(min=0)
     if hasattr(inner, "get_rope_index"):
         return flat.expand(3, *flat.shape)
     return flat + 1 if unwrap(model).config.model_type == "paligemma" else flat
@@ -56,7 +58,7 @@ def answer_states(model: nn.Module, inputs: Mapping[str, Any], steps: int) -> Te
     inner = body(model)
     names = forward_names(model)
     given = {name: value for name, value in inputs.items() if name in names}
-    last = inner(**given, position_ids=positions(model, inputs), use_cache=False)[0]
+    last: Tensor = inner(**given, position_ids=positions(model, inputs), use_cache=False)[0]
     columns = inputs["start"][:, None] - 1 + torch.arange(steps + 1, device=last.device)
     columns = columns.clamp(max=last.shape[1] - 1)
     return last.gather(1, columns[..., None].expand(-1, -1, last.shape[-1]))
@@ -70,7 +72,7 @@ def head_logits(model: nn.Module, states: Tensor, forbidden: Tensor | None = Non
     """
     outer = unwrap(model)
     text = outer.config.get_text_config()
-    logits = outer.get_output_embeddings()(states)
+    logits: Tensor = outer.get_output_embeddings()(states)
     if getattr(text, "logits_scaling", None):
         logits = logits / text.logits_scaling
     if getattr(text, "logit_scale", None):
@@ -109,7 +111,7 @@ def step_logp(
     if states.shape[0] <= size:
         values, spread = score(states, tokens)
         return values, spread if entropy else None
-    chunks = zip(states.split(size), tokens.split(size), strict=True)
+    chunks = zip(torch.split(states, size), torch.split(tokens, size), strict=True)
     parts = [checkpoint(score, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     values = torch.cat([part[0] for part in parts])
     return values, torch.cat([part[1] for part in parts]) if entropy else None

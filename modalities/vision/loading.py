@@ -45,7 +45,8 @@ def load_processor(source: str) -> Any:
         source = base
     _check_kind(base or source)
     try:
-        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        auto: Any = AutoProcessor
+        processor = auto.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise UserError(f'no processor could be loaded from "{source}" ({_first_line(error)})') from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
@@ -77,15 +78,26 @@ def load_model(source: str, *, device: str, dtype: str, merge: bool = True) -> n
         return _merged(tuned, source) if merge else tuned.eval()
     _check_kind(source)
     try:
+        auto: Any = AutoModelForImageTextToText
         with _quiet():
-            model = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=_DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+            model, info = auto.from_pretrained(
+                source,
+                dtype=_DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise UserError(f'no image-text model could be loaded from "{source}" ({_first_line(error)})') from error
-    model = model.to(device).eval()
-    _check_head(model, source)
-    return model
+    lost = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    if lost:
+        raise UserError(
+            f'"{source}": {len(lost)} weights are missing or of another shape ("{lost[0]}", ...); '
+            "they would be random"
+        )
+    loaded: nn.Module = model.to(device).eval()
+    _check_head(loaded, source)
+    return loaded
 
 
 def save_model(model: nn.Module, processor: Any, folder: Path, *, merge: bool = False) -> None:
@@ -94,12 +106,13 @@ def save_model(model: nn.Module, processor: Any, folder: Path, *, merge: bool = 
     An adapter that stands on a merged one is always merged: its base is in no folder of its own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    while hasattr(model, "module") and isinstance(model.module, nn.Module):
-        model = model.module
-    if hasattr(model, "merge_and_unload") and (merge or hasattr(unwrap(model), _MERGED)):
-        model = copy.deepcopy(model).merge_and_unload()
+    written: Any = model
+    while isinstance(getattr(written, "module", None), nn.Module):
+        written = written.module
+    if hasattr(written, "merge_and_unload") and (merge or hasattr(unwrap(model), _MERGED)):
+        written = copy.deepcopy(written).merge_and_unload()
     with _quiet():
-        model.save_pretrained(folder)
+        written.save_pretrained(folder)
         processor.save_pretrained(folder)
 
 
@@ -155,13 +168,14 @@ def _merged(tuned: PeftModel, source: str) -> nn.Module:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Switch the owner library's progress bars off: they tear the progress line of a run."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def _check_kind(source: str) -> None:

@@ -29,7 +29,7 @@ def language_linears(model: nn.Module) -> list[str]:
 def attach_lora(
     model: nn.Module,
     r: int = 16,
-    alpha: float = 32.0,
+    alpha: int = 32,
     target_modules: Sequence[str] | str | None = None,
     seed: int = 0,
 ) -> PeftModel:

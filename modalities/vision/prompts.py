@@ -25,7 +25,7 @@ def messages(row: Row, image_token: str | None) -> list[dict[str, Any]]:
         UserError: when the prompt shows a different number of images than the row carries.
     """
     if isinstance(row.prompt, str):
-        turns = [{"role": "user", "content": _parts(row.prompt, row.id)}]
+        turns: list[dict[str, Any]] = [{"role": "user", "content": _parts(row.prompt, row.id)}]
     elif isinstance(row.prompt, Sequence) and row.prompt:
         turns = [_turn(message, row.id) for message in row.prompt]
     else:
@@ -46,7 +46,8 @@ def messages(row: Row, image_token: str | None) -> list[dict[str, Any]]:
 def render(processor: Any, turns: list[dict[str, Any]], row_id: str) -> str:
     """Apply the chat template up to the point where the answer begins."""
     try:
-        return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return text
     except (TemplateError, TypeError, ValueError) as error:
         raise UserError(f'row "{row_id}": the chat template refused the prompt ({error})') from error
 
@@ -120,5 +121,5 @@ def _is_image(part: Mapping[str, Any]) -> bool:
 
 
 def _count_images(parts: list[dict[str, Any]], image_token: str | None) -> int:
-    literal = sum(part.get("text", "").count(image_token) for part in parts if image_token)
-    return literal + sum(_is_image(part) for part in parts)
+    literal = sum(str(part.get("text", "")).count(image_token) for part in parts) if image_token else 0
+    return literal + sum(1 for part in parts if _is_image(part))

@@ -23,7 +23,8 @@ _MIN_WORDS = 5
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Character spans of sentences: they end at ``. ! ?`` before white space, or at a new line."""
-    spans, start = [], 0
+    spans: list[tuple[int, int]] = []
+    start = 0
     for match in [*_END.finditer(text), None]:
         end = match.end() if match else len(text)
         piece = text[start:end]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from vision_families import load, make_rows, picture
 
 from mmalign.errors import UserError
@@ -99,6 +99,14 @@ def test_pickled_weights_are_refused(families: Any, tmp_path: Path) -> None:
     weights.unlink()
     message = failure(VisionAdapter().load, str(tmp_path / "m"))
     assert "no image-text model could be loaded" in message and "safetensors" in message
+
+
+def test_missing_weights_are_refused(families: Any, tmp_path: Path) -> None:
+    shutil.copytree(families["llava"].folder, tmp_path / "m")
+    weights = load_file(tmp_path / "m" / "model.safetensors")
+    name = next(name for name in weights if "q_proj" in name)
+    save_file({key: value for key, value in weights.items() if key != name}, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    assert "1 weights are missing" in failure(VisionAdapter().load, str(tmp_path / "m"))
 
 
 def test_unknown_logit_transform_is_refused(families: Any, monkeypatch: pytest.MonkeyPatch) -> None:

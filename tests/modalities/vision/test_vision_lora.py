@@ -31,7 +31,7 @@ def stir(model: nn.Module) -> None:
 def test_starts_equal_and_trains_the_language_model_only(loaded: Any, rows: list[Row]) -> None:
     before = scores(loaded.adapter, loaded.model, rows)
     state = torch.random.get_rng_state()
-    model = attach_lora(loaded.model, r=4, alpha=8.0, seed=1)
+    model = attach_lora(loaded.model, r=4, alpha=8, seed=1)
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(scores(loaded.adapter, model, rows), before)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -43,7 +43,7 @@ def test_starts_equal_and_trains_the_language_model_only(loaded: Any, rows: list
 
 def test_reference_is_the_adapter_switched_off(loaded: Any, rows: list[Row]) -> None:
     before = scores(loaded.adapter, loaded.model, rows)
-    model = attach_lora(loaded.model, r=4, alpha=8.0)
+    model = attach_lora(loaded.model, r=4, alpha=8)
     stir(model)
     moved = scores(loaded.adapter, model, rows)
     assert float((moved - before).abs().max()) > 1e-3
@@ -53,7 +53,7 @@ def test_reference_is_the_adapter_switched_off(loaded: Any, rows: list[Row]) -> 
 
 
 def test_samples_come_from_the_adapted_model(loaded: Any, rows: list[Row]) -> None:
-    model = attach_lora(loaded.model, r=4, alpha=8.0)
+    model = attach_lora(loaded.model, r=4, alpha=8)
     stir(model)
     rollout = loaded.adapter.sample(model, rows, 2, generator(0), max_steps=8)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_samples_come_from_the_adapted_model(loaded: Any, rows: list[Row]) -> No
 
 
 def test_adapter_folder_round_trip(loaded: Any, rows: list[Row], tmp_path: Path) -> None:
-    model = attach_lora(loaded.model, r=4, alpha=8.0)
+    model = attach_lora(loaded.model, r=4, alpha=8)
     stir(model)
     before = scores(loaded.adapter, model, rows)
     loaded.adapter.save(model, tmp_path)
@@ -76,7 +76,7 @@ def test_adapter_folder_round_trip(loaded: Any, rows: list[Row], tmp_path: Path)
 
 
 def test_loaded_adapter_is_the_start_of_the_next_stage(loaded: Any, rows: list[Row], tmp_path: Path) -> None:
-    first = attach_lora(loaded.model, r=4, alpha=8.0)
+    first = attach_lora(loaded.model, r=4, alpha=8)
     stir(first)
     before = scores(loaded.adapter, first, rows)
     loaded.adapter.save(first, tmp_path / "sft")
@@ -95,7 +95,7 @@ def test_loaded_adapter_is_the_start_of_the_next_stage(loaded: Any, rows: list[R
 
 
 def test_merged_folder_needs_no_peft(loaded: Any, rows: list[Row], tmp_path: Path) -> None:
-    model = attach_lora(loaded.model, r=4, alpha=8.0)
+    model = attach_lora(loaded.model, r=4, alpha=8)
     stir(model)
     before = scores(loaded.adapter, model, rows)
     loaded.adapter.save(model, tmp_path, merge=True)
