@@ -1,0 +1,206 @@
+"""Reward models: read at segment ends, learn, save, and pay through the shared shaping."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmalign.errors import UserError
+from mmalign.feedback.facts import Fact
+from mmalign.rewards.fgaif import FGAIFReward, OracleReward, SegmentRewardModel, Shaping, quality
+from mmalign.rewards.fgaif.data import IGNORE, label_means, segment_labels, segment_rows
+from mmalign.rewards.fgaif.reward import scores_from_probabilities
+from mmalign.rng import generator
+from mmalign.testing.policies import ToyAdapter, toy_answer, toy_rows
+from mmalign.types import Rollout, Row
+
+TYPES = ("object", "attribute")
+ADAPTER = ToyAdapter()
+
+
+class ToyExtractor:
+    """The first word names what is seen (object), every later one what was said (attribute)."""
+
+    def extract(self, text: str) -> list[list[Fact]]:
+        words = [word for word in text.split() if word != "."]
+        kinds = {"a": "object", "b": "object", "c": "object"}
+        return [[Fact(kinds.get(word, "attribute"), (word,), word)] for word in words]
+
+
+class ToyJudge:
+    """True where the word stands in the row's right answer."""
+
+    name = "toy"
+
+    def verify(self, row: Row, facts: list[Fact]) -> list[int]:
+        right = toy_answer(row).split()
+        return [1 if fact.key[0] in right else -1 for fact in facts]
+
+
+def answered(n: int = 12) -> Rollout:
+    model = ADAPTER.load("toy:0")
+    return ADAPTER.sample(model, toy_rows(n), 2, generator(0, "t"), max_steps=8)
+
+
+def labelled(n: int = 12) -> list[Row]:
+    rows = [row for row in answered(n).rows if row.segments]
+    return [
+        replace(
+            row,
+            segments=tuple(
+                replace(s, labels={"object": (-1, 0, 1)[(k + len(s.text)) % 3], "attribute": k % 2})
+                for k, s in enumerate(row.segments)
+            ),
+        )
+        for row in rows
+    ]
+
+
+def build(**options: object) -> SegmentRewardModel:
+    torch.manual_seed(0)
+    return SegmentRewardModel.build(ADAPTER, "toy:0", toy_rows(1)[0], TYPES, **options)  # type: ignore[arg-type]
+
+
+def randomise(model: SegmentRewardModel) -> SegmentRewardModel:
+    for head in model.heads.values():
+        torch.nn.init.normal_(head[-1].weight)
+    return model
+
+
+def test_completion_context_reads_the_state_after_the_last_step_of_the_segment() -> None:
+    model = randomise(build())
+    rows = labelled()
+    logits = model.logits(rows)
+    batch = ADAPTER.collate(rows)
+    hidden = ADAPTER.logp(model.trunks["shared"], batch, hidden=True).hidden
+    assert hidden is not None
+    states = torch.cat([hidden[b, [s.end for s in row.segments]] for b, row in enumerate(rows)])
+    assert torch.allclose(logits["object"], model.heads["object"](states), atol=1e-6)
+
+
+def test_prediction_does_not_depend_on_batching_or_order() -> None:
+    rows = labelled()
+    for model in (randomise(build()), randomise(build(shared_trunk=False))):
+        together, alone = model.predict(rows), model.predict(rows, batch_size=1)
+        for kind in TYPES:
+            assert together[kind].shape == (sum(len(row.segments) for row in rows), 3)
+            assert torch.allclose(together[kind], alone[kind], atol=1e-6)
+            assert torch.allclose(together[kind].sum(-1), torch.ones(len(together[kind])))
+    assert model.predict([replace(rows[0], segments=())])["object"].shape == (0, 3)
+
+
+def test_segment_rows_are_asked_once() -> None:
+    rows = labelled(3)
+    twice = [*rows, *rows]
+    units = segment_rows(twice, "is this true : {segment} ?", "a")
+    n = sum(len(row.segments) for row in rows)
+    assert len(units.rows) <= n and units.index[:n] == units.index[n:]
+    texts = [s.text.strip() for row in twice for s in row.segments]
+    assert [units.rows[i].prompt for i in units.index] == [f"is this true : {text} ?" for text in texts]
+    assert all(unit.completion == "a" and unit.segments == () for unit in units.rows)
+    with pytest.raises(UserError, match="segment"):
+        segment_rows(rows, "is this true?", "a")
+
+
+def test_training_lowers_the_loss_and_unlabelled_types_are_left_out() -> None:
+    model, rows = build(), labelled()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    first = None
+    for _ in range(30):
+        loss, metrics = model.loss(rows)
+        first = first if first is not None else float(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss) < 0.7 * float(first or 0)
+    assert set(metrics) == {"loss/object", "accuracy/object", "loss/attribute", "accuracy/attribute"}
+    only = [replace(r, segments=tuple(replace(s, labels={"object": 1}) for s in r.segments)) for r in rows]
+    _, metrics = model.loss(only)
+    assert set(metrics) == {"loss/object", "accuracy/object"}
+    assert segment_labels(only, "attribute").eq(IGNORE).all()
+    empty = [replace(r, segments=tuple(replace(s, labels={}) for s in r.segments)) for r in rows]
+    assert float(model.loss(empty)[0].detach()) == 0.0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_save_and_load(tmp_path: Path, shared: bool) -> None:
+    model, rows = randomise(build(shared_trunk=shared, head="mlp")), labelled()
+    model.save(tmp_path / "rm")
+    again = SegmentRewardModel.load(ADAPTER, tmp_path / "rm")
+    assert again.shared_trunk == shared and again.options == model.options
+    for kind, value in model.predict(rows).items():
+        assert torch.allclose(again.predict(rows)[kind], value, atol=1e-6)
+    with pytest.raises(UserError, match=r"reward_model\.json"):
+        SegmentRewardModel.load(ADAPTER, tmp_path)
+
+
+def test_scores() -> None:
+    p = torch.tensor([[0.7, 0.1, 0.2], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])
+    assert scores_from_probabilities(p, "class") == [-1.0, None, 1.0]
+    assert scores_from_probabilities(p, "expected") == [pytest.approx(-0.5), None, pytest.approx(0.5)]
+    assert scores_from_probabilities(p, "class", applicable=True)[1] is not None
+
+
+def test_not_applicable_segments_are_paid_exactly_nothing() -> None:
+    batch, model = answered(), randomise(build())
+    for mode in ("class", "expected"):
+        reward = FGAIFReward(model, Shaping(weights=dict.fromkeys(TYPES, 1.0)), mode)  # type: ignore[arg-type]
+        value = reward(batch)
+        classes = {kind: p.argmax(-1) for kind, p in model.predict(batch.rows).items()}
+        position = 0
+        for b, row in enumerate(batch.rows):
+            for segment in row.segments:
+                for kind in TYPES:
+                    if classes[kind][position] == 1:
+                        assert value.parts[kind][b, segment.end - 1] == 0.0
+                position += 1
+        total = sum(part.sum() for part in value.parts.values())
+        assert float(value.per_step.sum()) == pytest.approx(float(total), abs=1e-4)
+
+
+def test_reward_model_and_oracle_share_their_shaping() -> None:
+    """With predictions that equal the oracle's labels, the two rewards are the same tensor."""
+    batch = answered()
+    shaping = Shaping(weights=dict.fromkeys(TYPES, 1.0), repeat_penalty=0.3)
+    oracle = OracleReward(ToyJudge(), ToyExtractor(), shaping)  # type: ignore[arg-type]
+
+    class Perfect(SegmentRewardModel):
+        def predict(self, rows: list[Row], batch_size: int = 64) -> dict[str, torch.Tensor]:  # type: ignore[override]
+            flat = [s for row in oracle.scores(rows) for s in row]
+            index = {kind: torch.tensor([int(s[kind] or 0) + 1 for s in flat]) for kind in TYPES}
+            return {kind: torch.nn.functional.one_hot(value, 3).float() for kind, value in index.items()}
+
+    model = Perfect(ADAPTER, {"shared": ADAPTER.load("toy:0")}, TYPES, hidden_size=4)
+    learned = FGAIFReward(model, shaping, "expected", ToyExtractor())
+    assert oracle(batch).per_step.any()
+    assert torch.equal(learned(batch).per_step, oracle(batch).per_step)
+    with pytest.raises(UserError, match="no reward model"):
+        FGAIFReward(model, Shaping())
+
+
+def test_quality_counts_both_views() -> None:
+    rows = labelled()
+    labels = segment_labels(rows, "object")
+    perfect = torch.nn.functional.one_hot(labels + 1, 3).float()
+    report = quality({"object": perfect, "attribute": torch.full((len(labels), 3), 1 / 3)}, rows)
+    assert report["object"]["applicable"]["auc"] == 1.0 and report["object"]["all"]["accuracy"] == 1.0
+    assert report["object"]["all"]["n"] == len(labels)
+    assert report["object"]["applicable"]["n"] == int((labels != 0).sum())
+    assert report["attribute"]["applicable"]["auc"] is None
+    assert report["object"]["applicable"]["majority"] < 1.0
+    means = label_means(rows, ["object"])
+    assert means["object"] == pytest.approx(float(labels[labels != 0].float().mean()))
+
+
+def test_bad_arguments_are_named() -> None:
+    trunk = ADAPTER.load("toy:0")
+    with pytest.raises(UserError, match="trunks"):
+        SegmentRewardModel(ADAPTER, {"object": trunk}, TYPES, hidden_size=4)
+    with pytest.raises(UserError, match="context"):
+        SegmentRewardModel(ADAPTER, {"shared": trunk}, TYPES, hidden_size=4, context="line")  # type: ignore[arg-type]
+    rows = [replace(r, segments=tuple(replace(s, labels={"object": 2}) for s in r.segments)) for r in labelled(2)]
+    with pytest.raises(UserError, match="label 2"):
+        build().loss(rows)
