@@ -18,12 +18,14 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("action", choices=("list", "run"))
     parser.add_argument("name", nargs="?", help="the claim to run")
-    parser.add_argument("--seeds", type=int, default=5, help="runs per arm (default 5)")
+    parser.add_argument("--seeds", type=int, help="runs per arm and start (default 5, with --quick 2)")
     parser.add_argument(
         "--quick", action="store_true", help="a small version: the machinery runs, verdicts are rough"
     )
-    parser.add_argument("--output_dir", "--output-dir", type=Path, help="default: runs/claims/NAME")
-    parser.add_argument("--workers", type=int, help="processes at once (default: one per two cores)")
+    parser.add_argument("--output_dir", "--output-dir", type=Path, help="default: runs/claims/NAME[-quick]")
+    parser.add_argument(
+        "--workers", type=int, help="processes at once, one thread each (default: one per core)"
+    )
     options = parser.parse_args(list(argv))
     from mmalign.claims.run import list_claims, run_claim
 
@@ -32,8 +34,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if options.name is None:
         raise UserError("claims run: name the claim to run; mmalign claims list shows them")
-    if options.seeds < 1:
-        raise UserError(f"--seeds: expected at least 1, got {options.seeds}")
     return run_claim(
         options.name,
         seeds=options.seeds,

@@ -18,11 +18,13 @@ def main(argv: Sequence[str]) -> int:
     add_config_options(parser)
     options, flags = parser.with_flags(argv)
     cfg = config_from(options.run_dir or options.config, flags)
-    from mmalign.pipeline.run import dry_run, run_stage
-
     if options.dry_run:
+        from mmalign.pipeline.run import dry_run
+
         dry_run(cfg.model_copy(update={"stages": ("evaluate",)}))
         return 0
+    from mmalign.pipeline.run import run_stage
+
     folder = run_stage(cfg, "evaluate")
     print(f"results: {folder / 'evals'}")
     return 0

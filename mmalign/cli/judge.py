@@ -17,11 +17,13 @@ def main(argv: Sequence[str]) -> int:
     add_config_options(parser)
     options, flags = parser.with_flags(argv)
     cfg = config_from(options.config, flags)
-    from mmalign.pipeline.run import dry_run, run_stage
-
     if options.dry_run:
+        from mmalign.pipeline.run import dry_run
+
         dry_run(cfg.model_copy(update={"stages": ("feedback",)}))
         return 0
+    from mmalign.pipeline.run import run_stage
+
     folder = run_stage(cfg, "feedback")
     print(f"feedback: {folder / 'feedback'}")
     return 0

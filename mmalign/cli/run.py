@@ -20,11 +20,13 @@ def main(argv: Sequence[str]) -> int:
     )
     options, flags = parser.with_flags(argv)
     cfg = config_from(options.recipe, flags)
-    from mmalign.pipeline.run import dry_run, run_recipe
-
     if options.dry_run:
+        from mmalign.pipeline.run import dry_run
+
         dry_run(cfg)
         return 0
+    from mmalign.pipeline.run import run_recipe
+
     folder = run_recipe(cfg)
     page = folder / "report.html"
     print(f"report: {page}" if page.is_file() else f"run folder: {folder}")
