@@ -13,7 +13,7 @@ from typing import Any
 
 from mmalign.stats.composite import Composite, f1, macro_f1, mean, ratio
 
-__all__ = ["CAPTION_METRICS", "FACT_TYPES", "Checked", "caption_scores", "label_of"]
+__all__ = ["CAPTION_HEADLINE", "CAPTION_METRICS", "FACT_TYPES", "Checked", "caption_scores", "label_of"]
 
 FACT_TYPES = ("object", "attribute", "relation")
 """The hallucination types of FGAIF."""
@@ -94,3 +94,12 @@ def _metrics() -> dict[str, Composite]:
 
 CAPTION_METRICS: Mapping[str, Composite] = _metrics()
 """Every caption metric by name."""
+CAPTION_HEADLINE = (
+    "hallucination/overall",
+    *(f"hallucination/{kind}" for kind in FACT_TYPES),
+    "fact_f1/macro",
+    *(f"coverage/{kind}" for kind in FACT_TYPES),
+    "sentences_per_caption",
+    "relation_sentences_per_caption",
+)
+"""What a reader wants first: errors, what is still said, and how much."""

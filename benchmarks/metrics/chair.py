@@ -106,7 +106,9 @@ def read_synonyms(path: str | Path | None, objects: Iterable[str] = ()) -> Vocab
     return Vocabulary(names)
 
 
-def chair_scores(caption: str, objects: Iterable[str], vocabulary: Vocabulary) -> tuple[dict[str, int], dict[str, list[str]]]:
+def chair_scores(
+    caption: str, objects: Iterable[str], vocabulary: Vocabulary
+) -> tuple[dict[str, int], dict[str, list[str]]]:
     """Return the counts of one caption, and the mentioned and hallucinated objects.
 
     ``mentions`` counts repeats, as the reference does; ``found`` counts distinct true objects.

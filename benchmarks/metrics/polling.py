@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mmalign.evals.parser import Parsed
 from mmalign.stats.composite import Composite, mean, ratio
 
-__all__ = ["POLLING_METRICS", "polling_scores"]
+__all__ = ["POLLING_HEADLINE", "POLLING_METRICS", "polling_scores"]
 
 POLLING_METRICS: Mapping[str, Composite] = {
     "accuracy": mean("correct", higher_is_better=True),
@@ -18,6 +18,9 @@ POLLING_METRICS: Mapping[str, Composite] = {
     "unparsed": mean("unparsed", higher_is_better=False),
 }
 """F1 is ``2 TP / (TP + FP + positives)``: an unread answer to a yes-question is a miss, not left out."""
+
+POLLING_HEADLINE = ("accuracy", "f1", "yes_share", "unparsed")
+"""What a reader wants first."""
 
 
 def polling_scores(parsed: Parsed, label: str) -> dict[str, int]:

@@ -12,7 +12,8 @@ _YES = {"yes", "yeah", "yep", "yup"}
 _NO = {"no", "nope", "nah"}
 _NO_ANSWER = re.compile(r"^no\s+(idea|clue|way\s+(to|of)|one\s+can\s+(tell|know))\b")
 _HEDGE = re.compile(
-    r"\b(can\s?not|can't|could\s?not|couldn't|unable|impossible|difficult|hard)\b.*\b(tell|say|know|see|determine|answer|be sure)"
+    r"\b(can\s?not|can't|could\s?not|couldn't|unable|impossible|difficult|hard)\b"
+    r".*\b(tell|say|know|see|determine|answer|be sure)"
     r"|\b(unsure|unclear|uncertain|not\s+(sure|certain|clear)|maybe|perhaps|possibly|don't\s+know|do\s+not\s+know)\b"
 )
 _DENIED = re.compile(r"\b(not|none|nothing|neither|without|absent|false|incorrect|never)\b|n't\b")

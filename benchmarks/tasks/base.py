@@ -21,6 +21,7 @@ class CompositeTask:
         parser_label: name and version of what reads the answers.
         composites: the metrics; the report uses them for paired differences.
         data_info: source and split, stored in every sample.
+        headline: names of the metrics a reader wants first.
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class CompositeTask:
         parser_label: str,
         composites: Mapping[str, Composite],
         data_info: Mapping[str, Any],
+        headline: Sequence[str] = (),
     ) -> None:
         self.name, self.version, self.parser_label = name, version, parser_label
-        self.composites, self.data_info = composites, dict(data_info)
+        self.composites, self.data_info, self.headline = composites, dict(data_info), tuple(headline)
 
     def metrics(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """Every composite over the samples, with intervals."""

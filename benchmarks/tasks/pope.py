@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmalign.benchmarks.metrics.polling import POLLING_METRICS, polling_scores
+from mmalign.benchmarks.metrics.polling import POLLING_HEADLINE, POLLING_METRICS, polling_scores
 from mmalign.benchmarks.parsers.yesno import YES_NO_PARSERS
 from mmalign.benchmarks.tasks.base import CompositeTask
 from mmalign.benchmarks.tasks.files import find_media, open_records, require
@@ -58,7 +58,7 @@ class Pope(CompositeTask):
             raise UserError(f'counts is "{counts}"; expected official or any')
         self._parser = pick_parser(parser, YES_NO_PARSERS)
         info = {"source": Path(data).name if data else None, "split": split or (Path(data).stem if data else None)}
-        super().__init__("pope", "1", self._parser.label, POLLING_METRICS, info)
+        super().__init__("pope", "1", self._parser.label, POLLING_METRICS, info, POLLING_HEADLINE)
         self._data, self._image_dir, self._n = data, image_dir, n
         self._suffix, self._counts = suffix, counts
 
@@ -101,5 +101,6 @@ def check_counts(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         "images": len({record.get("image") for record in records}),
     }
     if expected is not None and found != expected:
-        gap = ", ".join(f"{found[key]} {key} instead of {expected[key]}" for key in found if found[key] != expected[key])
+        wrong = [key for key in found if found[key] != expected[key]]
+        gap = ", ".join(f"{found[key]} {key} instead of {expected[key]}" for key in wrong)
         raise UserError(f'{path} is not the official POPE file: {gap}; give --counts any to use it all the same')

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from mmalign.benchmarks.metrics.captions import (
+    CAPTION_HEADLINE,
     CAPTION_METRICS,
     FACT_TYPES,
     caption_scores,
     label_of,
 )
-from mmalign.benchmarks.metrics.polling import POLLING_METRICS, polling_scores
+from mmalign.benchmarks.metrics.polling import POLLING_HEADLINE, POLLING_METRICS, polling_scores
 from mmalign.benchmarks.parsers.yesno import YES_NO_PARSERS
 from mmalign.benchmarks.tasks.base import CompositeTask
 
@@ -50,7 +51,8 @@ class ScenesCaptions(CompositeTask):
     """
 
     def __init__(self, *, split: str = "test", n: int = 300, seed: int = 0) -> None:
-        super().__init__("scenes-captions", "1", "scenes-grammar.v1", CAPTION_METRICS, _info(split, n, seed))
+        info = _info(split, n, seed)
+        super().__init__("scenes-captions", "1", "scenes-grammar.v1", CAPTION_METRICS, info, CAPTION_HEADLINE)
         self._request = (split, n, seed)
 
     def rows(self) -> list[Row]:
@@ -94,7 +96,7 @@ class ScenesPope(CompositeTask):
     def __init__(self, kind: str, *, split: str, n: int, seed: int, parser: str | Parser) -> None:
         self._parser = pick_parser(parser, YES_NO_PARSERS)
         name = f"scenes-pope-{kind}"
-        super().__init__(name, "1", self._parser.label, POLLING_METRICS, _info(split, n, seed))
+        super().__init__(name, "1", self._parser.label, POLLING_METRICS, _info(split, n, seed), POLLING_HEADLINE)
         self._request = (kind, n + n % 2, seed, split)
 
     def rows(self) -> list[Row]:

@@ -91,9 +91,16 @@ def evaluate(
 
 
 def score_outputs(
-    task: Task, outputs: Mapping[str, Any], out_dir: Path, *, model_info: Mapping[str, Any] | None = None
+    task: Task,
+    outputs: Mapping[str, Any],
+    out_dir: Path,
+    *,
+    model_info: Mapping[str, Any] | None = None,
+    adapter: Any = None,
 ) -> dict[str, Any]:
     """Score answers made elsewhere (id to answer) as if they had been sampled here.
+
+    An ``adapter`` that offers ``Shows`` keeps the pictures of the first rows for the report.
 
     Raises:
         UserError: when ``outputs`` lacks a row of the task or holds an id that is none.
@@ -104,7 +111,7 @@ def score_outputs(
     if missing or unknown:
         fault = f'no answer for "{missing[0]}"' if missing else f'an answer for "{unknown[0]}", which is no row'
         raise UserError(f"task {task.name}: {len(missing) + len(unknown)} ids do not match; there is {fault}")
-    job = _Job(None, None, task, Path(out_dir), {"source": "answers given"}, dict(model_info or {}), rows)
+    job = _Job(adapter, None, task, Path(out_dir), {"source": "answers given"}, dict(model_info or {}), rows)
     with JsonlWriter(job.path) as writer:
         for index in job.unfinished():
             row = rows[index]
@@ -187,7 +194,7 @@ class _Job:
     def _sample(self, rows: Sequence[Row]) -> list[_Answer]:
         try:
             return self._draw(rows)
-        except Exception as error:  # noqa: BLE001 - one bad row must not cost the others
+        except Exception as error:  # one bad row must not cost the others
             if len(rows) == 1:
                 return [_Answer(error=f"{type(error).__name__}: {error}")]
             return [answer for row in rows for answer in self._sample([row])]
@@ -216,7 +223,7 @@ class _Job:
                 read = scored(self.task, row, answer.output)
                 output = plain_output(answer.output, row.id, self.folder)
                 media = keep_media(self.adapter, row, self.folder) if index < KEPT_MEDIA else []
-            except Exception as fault:  # noqa: BLE001 - noted per sample, so that one odd answer cannot end a long run
+            except Exception as fault:  # noted per sample, so that one odd answer cannot end a long run
                 error = f"{type(fault).__name__}: {fault}"
         line = {
             "schema": SAMPLE_SCHEMA,

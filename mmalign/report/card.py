@@ -1,0 +1,60 @@
+"""The model card: what was trained, how well it does and what it must not be used for, as Markdown."""
+
+from __future__ import annotations
+
+from mmalign.report.collect import Run
+from mmalign.report.headline import VERDICTS, Line, headline_sections, number, span
+
+__all__ = ["model_card"]
+
+
+def model_card(run: Run) -> str:
+    """Return ``MODEL_CARD.md``: numbers come from the run's files, nothing is made up."""
+    name = run.folder.name
+    parts = [f"# Model card: {_plain(name)}", ""]
+    trained = [stage for stage in run.stages if stage not in ("evaluate", "report", "feedback")]
+    parts += [
+        f"Trained with mmalign, stages: {', '.join(trained) or 'none recorded'}."
+        f" Compared below: `{run.before or 'n/a'}` (before) and `{run.after or 'n/a'}` (after).",
+        "",
+    ]
+    if run.env.get("command"):
+        parts += ["## Made with", "", "```", str(run.env["command"]).replace("```", "'''"), "```", ""]
+    parts += ["## Results", ""]
+    for section in headline_sections(run):
+        parts += [f"### {section.task}, {section.setting} (n = {section.n})", ""]
+        parts += ["| metric | before | after | paired difference | |", "|---|---|---|---|---|"]
+        parts += [_row(line) for line in section.top_lines]
+        parts.append("")
+    parts += [
+        "Square brackets hold 95 % intervals; differences are paired over the same samples. Methods and",
+        "every other metric are in `evals/*/*/results.json`, the answers in `samples.jsonl` beside it.",
+        "",
+        "## Use and limits",
+        "",
+        "- Evaluated on the tasks above and nothing else; behaviour elsewhere is unknown.",
+        "- A lower hallucination rate is not a guarantee: check coverage and length beside it.",
+        "- The feedback came from the judge named in the configuration and carries its mistakes.",
+        "",
+    ]
+    if run.config:
+        parts += ["## Configuration", "", "```yaml", run.config.rstrip().replace("```", "'''"), "```", ""]
+    return "\n".join(parts)
+
+
+def _row(line: Line) -> str:
+    unit = " %" if line.percent else ""
+    cells = [line.label]
+    for entry, mark, signed in ((line.before, unit, False), (line.after, unit, False), (line.difference, "", True)):
+        if entry is None:
+            cells.append("")
+            continue
+        interval = span(entry, percent=line.percent, signed=signed)
+        shown = number(entry.get("value"), percent=line.percent, signed=signed)
+        cells.append(f"{shown}{mark}" + (f" [{interval}]" if interval else ""))
+    cells.append(VERDICTS[line.verdict] if line.difference else "")
+    return "| " + " | ".join(cells) + " |"
+
+
+def _plain(text: str) -> str:
+    return "".join(character for character in text if character.isprintable() and character not in "<>`")
