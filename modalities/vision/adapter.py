@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from mmalign.errors import UserError, nearest
 from mmalign.modalities.vision.batching import PaddingSide, PlaceholderCheck, count_features, pad_batch
 from mmalign.modalities.vision.encoding import EncodedPrompt, RowEncoder
 from mmalign.modalities.vision.forward import answer_states, step_logp, unwrap
@@ -28,6 +25,9 @@ from mmalign.modalities.vision.prompts import answer_text, plain_text
 from mmalign.modalities.vision.rollouts import assemble
 from mmalign.modalities.vision.sampling import Draw, draw_answers, uniform_noise
 from mmalign.modalities.vision.segments import Granularity, char_ends, segment
+from torch import Tensor, nn
+
+from mmalign.errors import UserError, nearest
 from mmalign.types import Batch, LogP, Rollout, Row
 
 __all__ = ["VisionAdapter"]
@@ -183,7 +183,9 @@ class VisionAdapter:
         noise = uniform_noise(rng, len(rows), n, max_steps)
         size = max(1, self.sample_batch // n)
         draws = [
-            self._draw(model, rows[first : first + size], noise[first * n : (first + size) * n], n, temperature)
+            self._draw(
+                model, rows[first : first + size], noise[first * n : (first + size) * n], n, temperature
+            )
             for first in range(0, len(rows), size)
         ]
         return assemble(rows, n, draws, encoder.tokenizer, self.granularity)
@@ -222,7 +224,9 @@ class VisionAdapter:
         encoder = self._ready()
         prompts = [self._prompt(row) for row in rows]
         empty: list[list[int]] = [[] for _ in rows]
-        inputs, _ = pad_batch(prompts, empty, pad_id=self._pad_id(), side="left", answer_type=self._answer_type)
+        inputs, _ = pad_batch(
+            prompts, empty, pad_id=self._pad_id(), side="left", answer_type=self._answer_type
+        )
         device = next(model.parameters()).device
         return draw_answers(
             model,

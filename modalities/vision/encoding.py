@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmalign.modalities.vision.media import content_key, open_image
+from mmalign.modalities.vision.prompts import answer_frame, answer_text, messages, render
 from torch import Tensor
 
 from mmalign.errors import UserError
 from mmalign.types import Row
-from mmalign.modalities.vision.media import content_key, open_image
-from mmalign.modalities.vision.prompts import answer_frame, answer_text, messages, render
 
 __all__ = ["EncodedPrompt", "RowEncoder"]
 
@@ -62,7 +62,9 @@ class RowEncoder:
         """Encode the prompt and the media of ``row`` (at most once per content)."""
         turns = messages(row, self.image_token)
         names = [content_key(media, row.id) for media in row.media]
-        key = hashlib.sha1(json.dumps([turns, names], default=str).encode(), usedforsecurity=False).hexdigest()
+        key = hashlib.sha1(
+            json.dumps([turns, names], default=str).encode(), usedforsecurity=False
+        ).hexdigest()
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]

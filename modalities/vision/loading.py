@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmalign.modalities.vision.forward import body, head_logits, unwrap
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -17,9 +18,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from mmalign.errors import UserError, nearest
-from mmalign.modalities.vision.forward import body, head_logits, unwrap
 
-__all__ = ["adapter_base", "load_model", "load_processor", "placeholder_ids", "save_model", "stop_ids", "suppress_placeholders"]
+__all__ = [
+    "adapter_base",
+    "load_model",
+    "load_processor",
+    "placeholder_ids",
+    "save_model",
+    "stop_ids",
+    "suppress_placeholders",
+]
 
 _DTYPES = {
     "float32": torch.float32,
@@ -74,7 +82,9 @@ def load_model(source: str, *, device: str, dtype: str, merge: bool = True) -> n
         raise UserError(f'unknown dtype "{dtype}"{nearest(dtype, _DTYPES)}; one of {", ".join(_DTYPES)}')
     base = adapter_base(source)
     if base:
-        tuned = PeftModel.from_pretrained(load_model(base, device=device, dtype=dtype), source, is_trainable=True)
+        tuned = PeftModel.from_pretrained(
+            load_model(base, device=device, dtype=dtype), source, is_trainable=True
+        )
         return _merged(tuned, source) if merge else tuned.eval()
     _check_kind(source)
     try:
@@ -88,7 +98,9 @@ def load_model(source: str, *, device: str, dtype: str, merge: bool = True) -> n
                 output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise UserError(f'no image-text model could be loaded from "{source}" ({_first_line(error)})') from error
+        raise UserError(
+            f'no image-text model could be loaded from "{source}" ({_first_line(error)})'
+        ) from error
     lost = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if lost:
         raise UserError(

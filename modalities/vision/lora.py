@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from mmalign.modalities.vision.forward import body, unwrap
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from mmalign.errors import UserError, nearest
-from mmalign.modalities.vision.forward import body, unwrap
 
 __all__ = ["attach_lora", "language_linears"]
 
@@ -21,7 +21,9 @@ def language_linears(model: nn.Module) -> list[str]:
     outer, inner = unwrap(model), body(model)
     part = next((getattr(inner, name) for name in _LANGUAGE if hasattr(inner, name)), None)
     if part is None:
-        raise UserError(f"{type(outer).__name__} has no part called {' or '.join(_LANGUAGE)}; name target_modules")
+        raise UserError(
+            f"{type(outer).__name__} has no part called {' or '.join(_LANGUAGE)}; name target_modules"
+        )
     wanted = {id(module) for module in part.modules() if isinstance(module, nn.Linear)}
     return [name for name, module in outer.named_modules() if id(module) in wanted]
 

@@ -35,7 +35,9 @@ def open_image(media: Any, row_id: str) -> Image.Image:
             with Image.open(path) as image:
                 return _decode(image, row_id, str(path))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f'row "{row_id}": "{path}" is not a readable image ({_first_line(error)})') from error
+            raise UserError(
+                f'row "{row_id}": "{path}" is not a readable image ({_first_line(error)})'
+            ) from error
     if isinstance(media, np.ndarray) or hasattr(media, "__array__"):
         return _from_array(np.asarray(media), row_id)
     raise UserError(
@@ -72,9 +74,7 @@ def _decode(image: Image.Image, row_id: str, name: str) -> Image.Image:
         image.load()
         return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f'row "{row_id}": "{name}" is not a readable image ({_first_line(error)})'
-        ) from error
+        raise UserError(f'row "{row_id}": "{name}" is not a readable image ({_first_line(error)})') from error
 
 
 def _from_array(array: np.ndarray, row_id: str) -> Image.Image:
@@ -83,7 +83,9 @@ def _from_array(array: np.ndarray, row_id: str) -> Image.Image:
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
-        raise UserError(f'row "{row_id}": an image array must be [H, W] or [H, W, 3], not {list(array.shape)}')
+        raise UserError(
+            f'row "{row_id}": an image array must be [H, W] or [H, W, 3], not {list(array.shape)}'
+        )
     if array.dtype != np.uint8:
         scale = 255.0 if np.issubdtype(array.dtype, np.floating) else 1.0
         array = np.clip(np.rint(array.astype(np.float64) * scale), 0, 255).astype(np.uint8)

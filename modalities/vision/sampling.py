@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmalign.modalities.vision.forward import body, forward_names, head_logits, positions, unwrap
 from torch import Tensor, nn
 from transformers import DynamicCache
-
-from mmalign.modalities.vision.forward import body, forward_names, head_logits, positions, unwrap
 
 __all__ = ["Draw", "draw_answers", "inference", "uniform_noise"]
 
@@ -29,9 +28,7 @@ class Draw:
     finished: Tensor
 
 
-def uniform_noise(
-    rng: torch.Generator | Sequence[torch.Generator], rows: int, n: int, steps: int
-) -> Tensor:
+def uniform_noise(rng: torch.Generator | Sequence[torch.Generator], rows: int, n: int, steps: int) -> Tensor:
     """Uniform numbers ``[rows * n, steps]`` from one generator, or ``[n, steps]`` from each row's own."""
     streams = [rng] if isinstance(rng, torch.Generator) else list(rng)
     if len(streams) not in (1, rows):
@@ -88,7 +85,11 @@ class _State:
     def keep(self, rows: Tensor) -> None:
         """Drop every row of the batch that is not in ``rows``."""
         self.cache.batch_select_indices(rows)
-        self.hidden, self.attention, self.position = self.hidden[rows], self.attention[rows], self.position[rows]
+        self.hidden, self.attention, self.position = (
+            self.hidden[rows],
+            self.attention[rows],
+            self.position[rows],
+        )
 
 
 def _prefill(model: nn.Module, inputs: Mapping[str, Tensor], n: int) -> _State:

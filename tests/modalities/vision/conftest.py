@@ -12,7 +12,8 @@ from mmalign.types import Row
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from vision_families import NAMES, Family, Loaded, build, load, make_rows  # noqa: E402
+from vision_families import NAMES, Family, build
+from vision_rows import Loaded, load, make_rows
 
 torch.set_num_threads(1)
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from vision_families import load, make_rows, picture
-
-from mmalign.errors import UserError
 from mmalign.modalities.vision import VisionAdapter
 from mmalign.modalities.vision.media import open_image
+from safetensors.torch import load_file, save_file
+from vision_rows import load, make_rows, picture
+
+from mmalign.errors import UserError
 from mmalign.types import Row
 
 
@@ -42,7 +42,10 @@ def test_save_and_load_changes_nothing(loaded: Any, rows: list[Row], tmp_path: P
     assert list((tmp_path / "saved").glob("*.safetensors")) and not list((tmp_path / "saved").glob("*.bin"))
     again = load(replace(loaded.family, folder=tmp_path / "saved"))
     assert torch.equal(scores(again.adapter, again.model, rows), before)
-    assert again.adapter.collate(rows).inputs["input_ids"].tolist() == loaded.adapter.collate(rows).inputs["input_ids"].tolist()
+    assert (
+        again.adapter.collate(rows).inputs["input_ids"].tolist()
+        == loaded.adapter.collate(rows).inputs["input_ids"].tolist()
+    )
 
 
 def test_saved_generation_config_keeps_placeholders_out(llava: Any, tmp_path: Path) -> None:
@@ -80,9 +83,13 @@ def test_text_model_is_refused(tmp_path: Path) -> None:
     import transformers as hf
 
     hf.LlamaForCausalLM(
-        hf.LlamaConfig(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+        hf.LlamaConfig(
+            vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+        )
     ).save_pretrained(tmp_path)
-    assert "is not an image-text-to-text model: its type is \"llama\"" in failure(VisionAdapter().load, str(tmp_path))
+    assert 'is not an image-text-to-text model: its type is "llama"' in failure(
+        VisionAdapter().load, str(tmp_path)
+    )
 
 
 def test_processor_missing(families: Any, tmp_path: Path) -> None:
@@ -105,7 +112,11 @@ def test_missing_weights_are_refused(families: Any, tmp_path: Path) -> None:
     shutil.copytree(families["llava"].folder, tmp_path / "m")
     weights = load_file(tmp_path / "m" / "model.safetensors")
     name = next(name for name in weights if "q_proj" in name)
-    save_file({key: value for key, value in weights.items() if key != name}, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    save_file(
+        {key: value for key, value in weights.items() if key != name},
+        tmp_path / "m" / "model.safetensors",
+        {"format": "pt"},
+    )
     assert "1 weights are missing" in failure(VisionAdapter().load, str(tmp_path / "m"))
 
 
@@ -125,7 +136,9 @@ def test_unknown_logit_transform_is_refused(families: Any, monkeypatch: pytest.M
 
 def test_bad_images_name_file_and_row(llava: Any, tmp_path: Path) -> None:
     row = Row("r7", "What?", (tmp_path / "none.png",), "A cat")
-    assert failure(llava.adapter.collate, [row]) == f'row "r7": image file "{tmp_path}/none.png" does not exist'
+    assert (
+        failure(llava.adapter.collate, [row]) == f'row "r7": image file "{tmp_path}/none.png" does not exist'
+    )
     (tmp_path / "text.png").write_text("no picture")
     message = failure(llava.adapter.collate, [replace(row, media=(tmp_path / "text.png",))])
     assert message.startswith('row "r7": "') and "text.png" in message
@@ -134,7 +147,9 @@ def test_bad_images_name_file_and_row(llava: Any, tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     message = failure(llava.adapter.collate, [replace(row, media=(str(tmp_path / "cut.jpg"),))])
     assert "cut.jpg" in message and "r7" in message and "truncated" in message
-    assert "must be a path, a PIL image or an array" in failure(llava.adapter.collate, [replace(row, media=(3,))])
+    assert "must be a path, a PIL image or an array" in failure(
+        llava.adapter.collate, [replace(row, media=(3,))]
+    )
     assert "[H, W]" in failure(llava.adapter.collate, [replace(row, media=(np.zeros(4),))])
 
 
@@ -179,7 +194,11 @@ def test_placeholder_in_the_response(loaded: Any, rows: list[Row]) -> None:
 
 
 def test_bad_prompts(llava: Any) -> None:
-    for prompt, part in ((3, "prompt must be text"), ([], "prompt must be text"), ([{"role": "user"}], '"role" and "content"')):
+    for prompt, part in (
+        (3, "prompt must be text"),
+        ([], "prompt must be text"),
+        ([{"role": "user"}], '"role" and "content"'),
+    ):
         message = failure(llava.adapter.collate, [Row("r", prompt, (), "A cat")])
         assert part in message and 'row "r"' in message
     system = [{"role": "system", "content": "A cat"}]
@@ -197,7 +216,14 @@ def test_media_of_every_kind_are_the_same_picture(llava: Any, tmp_path: Path) ->
     image = picture(3, 30, 50)
     image.save(tmp_path / "p.png")
     pixels = np.asarray(image)
-    kinds = [image, tmp_path / "p.png", str(tmp_path / "p.png"), pixels, pixels.transpose(2, 0, 1), pixels / 255.0]
+    kinds = [
+        image,
+        tmp_path / "p.png",
+        str(tmp_path / "p.png"),
+        pixels,
+        pixels.transpose(2, 0, 1),
+        pixels / 255.0,
+    ]
     for kind in kinds:
         assert np.array_equal(np.asarray(open_image(kind, "r")), pixels)
     rows = [Row(str(i), "What?", (kind,), "A cat") for i, kind in enumerate(kinds)]

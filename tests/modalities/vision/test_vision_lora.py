@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from mmalign.modalities.vision import VisionAdapter, attach_lora
+from mmalign.modalities.vision.lora import language_linears
 from torch import nn
 
 from mmalign.errors import UserError
-from mmalign.modalities.vision import VisionAdapter, attach_lora
-from mmalign.modalities.vision.lora import language_linears
 from mmalign.rng import generator
 from mmalign.types import Row
 
@@ -91,7 +91,9 @@ def test_loaded_adapter_is_the_start_of_the_next_stage(loaded: Any, rows: list[R
     moved = scores(again, second, rows)
     again.save(second, tmp_path / "rl")
     third = VisionAdapter()
-    torch.testing.assert_close(scores(third, third.load(str(tmp_path / "rl")), rows), moved, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        scores(third, third.load(str(tmp_path / "rl")), rows), moved, atol=1e-5, rtol=0
+    )
 
 
 def test_merged_folder_needs_no_peft(loaded: Any, rows: list[Row], tmp_path: Path) -> None:
@@ -116,14 +118,16 @@ def test_seed_decides_the_start(families: Any) -> None:
 def test_targets(llava: Any) -> None:
     names = language_linears(llava.model)
     assert len(names) == 2 * 7 and all("language_model" in name for name in names)
-    with pytest.raises(UserError, match='no linear layer is called "q_prj" .did you mean "q_proj"'):
+    with pytest.raises(UserError, match=r'no linear layer is called "q_prj" .did you mean "q_proj"'):
         attach_lora(llava.model, target_modules=["q_prj"])
     model = attach_lora(llava.model, r=2, target_modules=["linear_1"])
-    assert [n for n, p in model.named_parameters() if p.requires_grad and "multi_modal_projector" not in n] == []
+    assert [
+        n for n, p in model.named_parameters() if p.requires_grad and "multi_modal_projector" not in n
+    ] == []
 
 
 def test_adapter_without_base_or_safetensors(llava: Any, tmp_path: Path) -> None:
     llava.adapter.save(attach_lora(llava.model, r=2), tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
-    with pytest.raises(UserError, match="without adapter_model.safetensors"):
+    with pytest.raises(UserError, match=r"without adapter_model\.safetensors"):
         VisionAdapter().load(str(tmp_path))

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from mmalign.modalities.vision import VisionAdapter, forward
+
 from mmalign.protocols import Conditioned, Likelihood, Samples, Shows
 from mmalign.types import LogP, Row
 
@@ -69,7 +69,9 @@ def test_hidden_before_first_and_after_last_step(llava: Any, llava_rows: list[Ro
     with torch.no_grad():
         states = llava.model(**inputs, output_hidden_states=True).hidden_states[-1][0]
     assert out.hidden is not None
-    torch.testing.assert_close(out.hidden[0], states[int(batch.inputs["start"][0]) - 1 :], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        out.hidden[0], states[int(batch.inputs["start"][0]) - 1 :], atol=1e-5, rtol=1e-5
+    )
 
 
 def test_chunked_head_gives_the_same_values_and_gradients(
@@ -79,7 +81,11 @@ def test_chunked_head_gives_the_same_values_and_gradients(
         llava.model.zero_grad()
         out = llava.adapter.logp(llava.model, llava.adapter.collate(llava_rows), entropy=True)
         (out.values.sum() + 0.1 * out.entropy.sum()).backward()
-        return out.values.detach(), out.entropy.detach(), [p.grad.clone() for p in llava.model.parameters() if p.grad is not None]
+        return (
+            out.values.detach(),
+            out.entropy.detach(),
+            [p.grad.clone() for p in llava.model.parameters() if p.grad is not None],
+        )
 
     whole = gradients()
     monkeypatch.setattr(forward, "_HEAD_CHUNK", 2000)
@@ -93,7 +99,9 @@ def test_gradient_reaches_language_model_and_tower(loaded: Any, rows: list[Row])
     loaded.adapter.logp(loaded.model, loaded.adapter.collate(rows)).values.sum().backward()
     named = {name: p.grad for name, p in loaded.model.named_parameters() if p.grad is not None}
     moved = {name for name, grad in named.items() if float(grad.abs().max()) > 0}
-    assert any(".q_proj." in name and ("language_model" in name or "text_model.layers" in name) for name in moved)
+    assert any(
+        ".q_proj." in name and ("language_model" in name or "text_model.layers" in name) for name in moved
+    )
     assert any("vision" in name or "visual" in name for name in moved)
 
 
@@ -115,7 +123,7 @@ def test_blank_images_move_the_score_and_keep_their_size(loaded: Any, rows: list
 
 
 def test_blind_model_does_not_notice_blank_images(loaded: Any, rows: list[Row]) -> None:
-    from vision_families import zero_image_features
+    from vision_rows import zero_image_features
 
     zero_image_features(loaded.model)
     shown = [row for row in rows if row.media]
@@ -131,7 +139,9 @@ def test_only_text_in_a_batch(loaded: Any, rows: list[Row]) -> None:
         longer = Row("longer", "What is it? What is it? A cat?", (), "A dog")
         out = scored(loaded, [*texts, longer])
         alone = scored(loaded, texts)
-        torch.testing.assert_close(out.values[:1, : alone.mask.shape[1]], alone.values, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(
+            out.values[:1, : alone.mask.shape[1]], alone.values, atol=TOLERANCE, rtol=0
+        )
     else:
         assert not texts
 
@@ -145,7 +155,9 @@ def test_steps_are_used_verbatim(llava: Any, llava_rows: list[Row]) -> None:
     assert batch.inputs["input_ids"][0, start:].tolist() == [11, 12, 13]
 
 
-def test_prompts_are_processed_once(llava: Any, llava_rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_are_processed_once(
+    llava: Any, llava_rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
     llava.adapter.collate(llava_rows)
     monkeypatch.setattr(llava.adapter._encoder, "processor", None)
     llava.adapter.collate(llava_rows)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from mmalign.modalities.vision import sampling
 
 from mmalign.errors import UserError
-from mmalign.modalities.vision import sampling
 from mmalign.rng import generator
 from mmalign.types import Rollout, Row
 
@@ -75,7 +75,9 @@ def test_global_random_state_is_untouched(llava: Any, llava_rows: list[Row]) -> 
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_finished_rows_end_with_their_stop_token(loaded: Any, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_rows_end_with_their_stop_token(
+    loaded: Any, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = loaded.adapter._encoder
     free = draw(loaded, unanswered(rows), n=4)
     common = torch.tensor([token for row in free.rows for token in row.steps]).mode().values
@@ -114,7 +116,9 @@ def test_tokens_follow_the_distribution(llava: Any, llava_rows: list[Row]) -> No
     values = rollout.logp[:, 0].double()
     seen = counts > 0
     frequency = counts[seen] / counts.sum()
-    logp = torch.stack([values[[r.steps[0] == int(t) for r in rollout.rows]][0] for t in seen.nonzero()[:, 0]])
+    logp = torch.stack(
+        [values[[r.steps[0] == int(t) for r in rollout.rows]][0] for t in seen.nonzero()[:, 0]]
+    )
     error = (frequency - logp.exp()).abs() / (logp.exp() * (1 - logp.exp()) / 4000).sqrt()
     assert float(error.max()) < 4.5
 
@@ -129,7 +133,9 @@ def test_answers_carry_text_and_segments(loaded: Any, rows: list[Row]) -> None:
     tokenizer = loaded.adapter.processor.tokenizer
     rollout = draw(loaded, unanswered(rows), n=2, max_steps=40)
     for row in rollout.rows:
-        assert row.completion == tokenizer.decode(row.steps, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert row.completion == tokenizer.decode(
+            row.steps, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         for piece in row.segments:
             assert 0 <= piece.start < piece.end <= len(row.steps)
             assert row.completion[piece.char_start : piece.char_end] == piece.text

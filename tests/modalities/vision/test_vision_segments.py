@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from mmalign.modalities.vision.segments import char_ends, segment, sentence_spans, sub_sentence_spans
+
 from mmalign.types import Row
 
 
@@ -60,7 +61,7 @@ def test_spans_cover_every_word_once(text: str) -> None:
     for find in (sentence_spans, sub_sentence_spans):
         spans = find(text)
         assert all(0 <= a < b <= len(text) for a, b in spans)
-        assert all(one[1] <= two[0] for one, two in zip(spans, spans[1:], strict=False))
+        assert all(one[1] <= two[0] for one, two in itertools.pairwise(spans))
         covered = {i for a, b in spans for i in range(a, b)}
         assert all(i in covered for i, char in enumerate(text) if not char.isspace())
 
@@ -73,10 +74,12 @@ def test_step_ends_of_any_ids(ids: list[int]) -> None:
     assert len(ends) == len(ids) and ends == sorted(ends)
     assert not ends or ends[-1] == len(text)
     pieces = segment(text, ends)
-    assert all(a.end == b.start for a, b in zip(pieces, pieces[1:], strict=False))
+    assert all(a.end == b.start for a, b in itertools.pairwise(pieces))
     assert all(piece.start < piece.end for piece in pieces)
     for piece in pieces:
-        settled = tokenizer.decode(ids[: piece.end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        settled = tokenizer.decode(
+            ids[: piece.end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         assert settled.startswith(text[: piece.char_end])
 
 

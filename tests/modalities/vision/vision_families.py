@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import transformers as hf
-from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-
-from mmalign.modalities.vision import VisionAdapter
-from mmalign.types import Row
 
 CORPUS = [
     "describe the picture . there is a red circle . the circle is left of the blue square .",
@@ -35,17 +29,17 @@ TEMPLATE = (
     "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% if m['role'] == 'assistant' %}</s>{% endif %}\n"
     "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
-TEXT = dict(
-    hidden_size=48,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=4096,
-    bos_token_id=1,
-    eos_token_id=2,
-    pad_token_id=0,
-)
+TEXT = {
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,10 @@ def tokenizer(family: str) -> hf.PreTrainedTokenizerFast:
     special = ["<pad>", "<s>", "</s>", *SPECIAL[family]]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     core.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=380, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False)
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=380, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False
+        ),
     )
     extra = {}
     if family == "internvl":
@@ -79,7 +76,12 @@ def tokenizer(family: str) -> hf.PreTrainedTokenizerFast:
             }
         }
     return hf.PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=4096, **extra
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=4096,
+        **extra,
     )
 
 
@@ -89,7 +91,14 @@ def _text(tok: hf.PreTrainedTokenizerFast, **changes: object) -> dict[str, objec
 
 def _llava(tok: hf.PreTrainedTokenizerFast) -> tuple[nn.Module, object]:
     image = tok.convert_tokens_to_ids("<image>")
-    vision = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     config = hf.LlavaConfig(
         vision_config=hf.CLIPVisionConfig(**vision),
         text_config=hf.LlamaConfig(**_text(tok)),
@@ -110,30 +119,56 @@ def _llava(tok: hf.PreTrainedTokenizerFast) -> tuple[nn.Module, object]:
 
 
 def _qwen(tok: hf.PreTrainedTokenizerFast, third: bool) -> tuple[nn.Module, object]:
-    ids = {name: tok.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end")}
-    special = dict(
-        image_token_id=ids["image_pad"],
-        video_token_id=ids["video_pad"],
-        vision_start_token_id=ids["vision_start"],
-        vision_end_token_id=ids["vision_end"],
-    )
+    ids = {
+        name: tok.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("image_pad", "video_pad", "vision_start", "vision_end")
+    }
+    special = {
+        "image_token_id": ids["image_pad"],
+        "video_token_id": ids["video_pad"],
+        "vision_start_token_id": ids["vision_start"],
+        "vision_end_token_id": ids["vision_end"],
+    }
     rope = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}
     if third:
-        vision = dict(
-            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=8, spatial_merge_size=2,
-            temporal_patch_size=2, out_hidden_size=48, num_position_embeddings=64, deepstack_visual_indexes=[0],
-        )
+        vision = {
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "patch_size": 8,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "out_hidden_size": 48,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0],
+        }
         text = _text(tok, head_dim=12, rope_parameters={**rope, "mrope_interleaved": True})
         config = hf.Qwen3VLConfig(text_config=text, vision_config=vision, **special)
         model: nn.Module = hf.Qwen3VLForConditionalGeneration(config)
     else:
-        vision = dict(
-            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=8, spatial_merge_size=2,
-            temporal_patch_size=2, out_hidden_size=48, window_size=32, fullatt_block_indexes=[1],
+        vision = {
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "patch_size": 8,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "out_hidden_size": 48,
+            "window_size": 32,
+            "fullatt_block_indexes": [1],
+        }
+        config = hf.Qwen2_5_VLConfig(
+            text_config=_text(tok, rope_parameters=rope), vision_config=vision, **special
         )
-        config = hf.Qwen2_5_VLConfig(text_config=_text(tok, rope_parameters=rope), vision_config=vision, **special)
         model = hf.Qwen2_5_VLForConditionalGeneration(config)
-    pixels = dict(patch_size=8, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 256, "longest_edge": 4096})
+    pixels = {
+        "patch_size": 8,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "size": {"shortest_edge": 256, "longest_edge": 4096},
+    }
     pictures = hf.Qwen2VLImageProcessor(**pixels)
     template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     if third:
@@ -146,9 +181,19 @@ def _qwen(tok: hf.PreTrainedTokenizerFast, third: bool) -> tuple[nn.Module, obje
 def _idefics3(tok: hf.PreTrainedTokenizerFast) -> tuple[nn.Module, object]:
     pictures = hf.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     processor = hf.Idefics3Processor(
-        pictures, tok, image_seq_len=4, chat_template=TEMPLATE.replace("IMAGE", "<image>").replace("</s>", "<end_of_utterance>")
+        pictures,
+        tok,
+        image_seq_len=4,
+        chat_template=TEMPLATE.replace("IMAGE", "<image>").replace("</s>", "<end_of_utterance>"),
     )
-    vision = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     config = hf.Idefics3Config(
         vision_config=vision,
         text_config=hf.LlamaConfig(**_text(tok)),
@@ -163,10 +208,16 @@ def _paligemma(tok: hf.PreTrainedTokenizerFast) -> tuple[nn.Module, object]:
     pictures = hf.SiglipImageProcessor(size={"height": 32, "width": 32})
     pictures.image_seq_length = 16
     processor = hf.PaliGemmaProcessor(pictures, tok, chat_template=TEMPLATE.replace("IMAGE", "<image>"))
-    vision = dict(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
-        projection_dim=48, vision_use_head=False,
-    )
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+        "projection_dim": 48,
+        "vision_use_head": False,
+    }
     config = hf.PaliGemmaConfig(
         vision_config=hf.SiglipVisionConfig(**vision),
         text_config=hf.GemmaConfig(**_text(tok, head_dim=12)),
@@ -183,9 +234,14 @@ def _internvl(tok: hf.PreTrainedTokenizerFast) -> tuple[nn.Module, object]:
     processor = hf.InternVLProcessor(
         pictures, tok, video, image_seq_length=4, chat_template=TEMPLATE.replace("IMAGE", "<IMG_CONTEXT>")
     )
-    vision = dict(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=[32, 32], patch_size=[8, 8],
-    )
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": [32, 32],
+        "patch_size": [8, 8],
+    }
     config = hf.InternVLConfig(
         vision_config=hf.InternVLVisionConfig(**vision),
         text_config=hf.Qwen2Config(**_text(tok)),
@@ -224,61 +280,3 @@ def build(name: str, root: Path) -> Family:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return Family(name, folder, text_only=name != "paligemma")
-
-
-def zero_image_features(model: nn.Module) -> nn.Module:
-    """Make the model blind: whatever the images, the language model sees zeros in their place."""
-    inner = model.base_model
-    projector = next(
-        getattr(inner, name) for name in ("multi_modal_projector", "connector", "visual") if hasattr(inner, name)
-    )
-
-    def blind(_module: nn.Module, _inputs: object, output: object) -> object:
-        if isinstance(output, torch.Tensor):
-            return torch.zeros_like(output)
-        for key, value in output.items():
-            output[key] = [torch.zeros_like(v) for v in value] if isinstance(value, (list, tuple)) else torch.zeros_like(value)
-        return output
-
-    projector.register_forward_hook(blind)
-    return model
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A family with its loaded adapter and model."""
-
-    family: Family
-    adapter: VisionAdapter
-    model: Any
-
-
-def load(family: Family) -> Loaded:
-    adapter = VisionAdapter()
-    return Loaded(family, adapter, adapter.load(str(family.folder)))
-
-
-def picture(seed: int, width: int, height: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def make_rows(family: Family) -> list[Row]:
-    """Rows of different prompts, answers, picture sizes and numbers of pictures."""
-    chat = [
-        {"role": "system", "content": "question answer"},
-        {"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"type": "image"}]},
-        {"role": "assistant", "content": "A cat."},
-        {"role": "user", "content": "describe the picture . What is a bird?"},
-    ]
-    rows = [
-        Row("plain", "describe the picture .", (picture(0, 64, 64),), "there is a red circle ."),
-        Row("wide", "What is it?", (picture(1, 90, 40),), "A cat, a dog; and a bird!"),
-        Row("array", "What?", (np.asarray(picture(2, 40, 71)),), [{"role": "assistant", "content": "A cat"}]),
-        Row("chat", chat, (picture(3, 33, 64),), "the circle is left of the blue square ."),
-    ]
-    if family.several_images:
-        rows.append(Row("two", "describe the picture .", (picture(4, 50, 50), picture(5, 80, 30)), "a dog"))
-    if family.text_only:
-        rows.append(Row("text", "What is a picture?", (), "a blue square ."))
-    return rows
