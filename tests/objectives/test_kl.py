@@ -218,3 +218,11 @@ def test_adaptive_coefficient_refusals() -> None:
 def test_penalty_is_a_constant_of_both_models() -> None:
     logp, ref = (torch.randn(1, 3, requires_grad=True) for _ in range(2))
     assert not kl_penalty(logp, ref, "k3").requires_grad
+
+
+def test_adaptive_coefficient_at_its_limits() -> None:
+    assert adaptive_kl_coef(0.0, 12.0, 6.0, 100, 10) == 0.0
+    assert adaptive_kl_coef(0.1, 12.0, 6.0, 100, 0) == 0.1
+    assert adaptive_kl_coef(0.1, 0.0, 6.0, 100, 499) == pytest.approx(0.1 * 0.002)
+    with pytest.raises(ValueError, match="need target"):
+        adaptive_kl_coef(0.1, 1.0, 6.0, 0, 0)
