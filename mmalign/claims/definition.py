@@ -47,6 +47,7 @@ class Arm:
         reuses: the arm whose finished stages (sft, feedback, reward_model) count as this one's.
         job: called with the run's context after the stages, for what no stage does (best-of-n).
         first_seeds: run on the first so many seeds only (sweeps); every seed by default.
+        quick: whether the arm runs under ``--quick`` too.
         weight: rough cost beside the other arms, for the time estimate.
         text: what the arm is, for tables.
     """
@@ -58,6 +59,7 @@ class Arm:
     reuses: str | None = None
     job: Callable[[RunContext], None] | None = None
     first_seeds: int | None = None
+    quick: bool = True
     weight: float = 1.0
     text: str = ""
 
@@ -141,9 +143,13 @@ class Claim:
             f"claim {self.name} has no arm {name!r}{nearest(name, names)}, only {', '.join(names)}"
         )
 
-    def arms_for(self, seed_index: int) -> tuple[Arm, ...]:
+    def arms_for(self, seed_index: int, quick: bool = False) -> tuple[Arm, ...]:
         """The arms that run with seed number ``seed_index`` (counted from 0)."""
-        return tuple(a for a in self.arms if a.first_seeds is None or seed_index < a.first_seeds)
+        return tuple(
+            arm
+            for arm in self.arms
+            if (arm.first_seeds is None or seed_index < arm.first_seeds) and (arm.quick or not quick)
+        )
 
 
 def as_overrides(changes: Overrides) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmalign.claims.definition import Claim, Statement, Verdict
-from mmalign.claims.results import Results
+from mmalign.claims.results import TRAINING, Results
 from mmalign.claims.rules import over_seeds, undecided
 from mmalign.data.jsonl import clean, read_json, write_json
 from mmalign.errors import UserError
@@ -28,8 +28,6 @@ __all__ = [
 ]
 
 SCHEMA = "mmalign.claim/1"
-CURVES = ("rewards/mean", "kl", "entropy", "completion_length", "segments")
-"""Training metrics whose curve over steps goes into the record."""
 
 
 def judge(statement: Statement, results: Results) -> Verdict:
@@ -43,7 +41,7 @@ def judge(statement: Statement, results: Results) -> Verdict:
 def arm_summary(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     """``arm -> metric -> {mean, ci_low, ci_high, per_seed, per_start}``; starts averaged within a seed."""
     summary: dict[str, dict[str, dict[str, Any]]] = {}
-    for arm in results.claim.arms:
+    for arm in results.arms():
         cells = results.cells(arm.name)
         known = [results.metrics(arm.name, cell) for cell in cells]
         names = [n for n in (known[0] if known else {}) if all(_number(found.get(n)) for found in known)]
@@ -54,9 +52,9 @@ def arm_summary(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
 def curves(results: Results) -> dict[str, dict[str, list[float]]]:
     """``arm -> training metric -> mean over cells per step``, where every cell has the same steps."""
     found: dict[str, dict[str, list[float]]] = {}
-    for arm in results.claim.arms:
+    for arm in results.arms():
         stage = next((name for name in ("ppo", "grpo") if name in arm.stages), None)
-        for metric in CURVES if stage else ():
+        for metric in TRAINING if stage else ():
             lines = [results.curve(arm.name, str(stage), metric, cell) for cell in results.cells(arm.name)]
             if lines and lines[0] and len({len(line) for line in lines}) == 1:
                 means = [math.fsum(step) / len(step) for step in zip(*lines, strict=True)]

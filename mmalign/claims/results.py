@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmalign.claims.definition import Claim
+from mmalign.claims.definition import Arm, Claim
 from mmalign.data.jsonl import read_json
 from mmalign.data.results import read_results, read_samples
 from mmalign.errors import UserError, nearest
 
-__all__ = ["Cell", "PerStart", "Results", "cell_folder"]
+__all__ = ["TRAINING", "Cell", "PerStart", "Results", "cell_folder"]
+
+TRAINING = ("kl", "entropy", "rewards/mean", "completion_length", "segments")
+"""Training metrics that count among an arm's numbers, as ``train/<name>``."""
+LAST = 5
+"""How many last steps they are the mean of."""
 
 PerStart = Mapping[str, Sequence[float]]
 """One number per start and seed, seeds in the same order for every start."""
@@ -44,13 +49,19 @@ class Results:
         claim: the definition.
         root: ``run_claim``'s output folder.
         seeds: the seeds, in order.
+        quick: whether arms that ``--quick`` leaves out are missing.
     """
 
-    def __init__(self, claim: Claim, root: Path, seeds: Sequence[int]) -> None:
+    def __init__(self, claim: Claim, root: Path, seeds: Sequence[int], quick: bool = False) -> None:
+        self.quick = quick
         self.claim = claim
         self.root = root
         self.seeds = tuple(seeds)
         self._metrics: dict[tuple[Cell, str], dict[str, float | None]] = {}
+
+    def arms(self) -> list[Arm]:
+        """The arms that ran."""
+        return [arm for arm in self.claim.arms if arm.quick or not self.quick]
 
     def cells(self, arm: str) -> list[Cell]:
         """The cells in which the arm runs."""
@@ -70,6 +81,7 @@ class Results:
             for folder in self.evaluations(arm, cell):
                 for name, entry in read_results(folder)["metrics"].items():
                     found[f"{folder.name}/{name}"] = entry["value"]
+            found |= self._training(arm, cell)
             self._metrics[key] = found
         return self._metrics[key]
 
@@ -169,6 +181,12 @@ class Results:
             raise UserError(f"{file} does not exist")
         content: dict[str, Any] = read_json(file)
         return content
+
+    def _training(self, arm: str, cell: Cell) -> dict[str, float | None]:
+        """Training metrics as means of the last steps: ``train/kl`` is where the policy ended up."""
+        stage = next((name for name in ("ppo", "grpo") if name in self.claim.arm(arm).stages), None)
+        lines = {name: self.curve(arm, stage, name, cell) for name in TRAINING} if stage else {}
+        return {f"train/{n}": math.fsum(v[-LAST:]) / len(v[-LAST:]) for n, v in lines.items() if v}
 
     def _same_ids(self, arm: str, metric: str, baseline: str, other: str, cell: Cell) -> None:
         ids = [

@@ -13,9 +13,12 @@ from mmalign.claims.plan import check_equal, find_claim
 from mmalign.claims.record import claim_record, last_verdict, must_hold, print_record, write_record
 from mmalign.claims.results import Cell, Results
 from mmalign.claims.schedule import Schedule, run_cells
+from mmalign.claims.worker import run_cell
 from mmalign.errors import UserError
 
 __all__ = ["default_folder", "list_claims", "run_claim"]
+
+SEEDS, QUICK_SEEDS = 5, 2
 
 
 def default_folder(name: str, quick: bool) -> Path:
@@ -26,7 +29,7 @@ def default_folder(name: str, quick: bool) -> Path:
 def run_claim(
     name: str,
     *,
-    seeds: int = 5,
+    seeds: int | None = None,
     quick: bool = False,
     output_dir: Path | None = None,
     workers: int | None = None,
@@ -38,10 +41,11 @@ def run_claim(
 
     Args:
         name: a registered claim, or ``module:ATTRIBUTE``.
-        seeds: seeds 0, 1, ... of every start.
+        seeds: how many seeds 0, 1, ... of every start; 5 by default, 2 with ``quick``.
         quick: the claim's quick overrides (a smoke test: too small to decide much).
         output_dir: ``runs/claims/<name>`` by default, ``runs/claims/<name>-quick`` with ``quick``.
-        workers: processes at a time, one thread each; the number of cores by default.
+        workers: processes at a time, one thread each; the number of cores by default.  0 runs the cells
+            one after another in this process (for a debugger).
         console: where to print.
 
     Returns:
@@ -50,23 +54,28 @@ def run_claim(
     Raises:
         UserError: for an unknown claim, arms that are not held equal, or a cell that failed.
     """
+    seeds = (QUICK_SEEDS if quick else SEEDS) if seeds is None else seeds
     if seeds < 1:
         raise UserError(f"seeds: expected at least 1, got {seeds}")
-    if workers is not None and workers < 1:
-        raise UserError(f"workers: expected at least 1, got {workers}")
+    if workers is not None and workers < 0:
+        raise UserError(f"workers: expected at least 0, got {workers}")
     claim, out = find_claim(name), console or Console()
     root = output_dir or default_folder(claim.name, quick)
     equal = check_equal(claim, quick=quick)
     cells = tuple((Cell(start, seed), seed) for seed in range(seeds) for start in claim.starts)
-    count = workers or len(os.sched_getaffinity(0))
+    count = len(os.sched_getaffinity(0)) if workers is None else workers
     schedule = Schedule(name, claim, cells, root, quick)
     out.print(
         f"{escape(claim.title)}: {len(schedule.weights())} arms in {len(cells)} cells "
         f"({len(claim.starts)} starts, {seeds} seeds), {min(count, len(cells))} workers, in "
         f"{escape(str(root))}"
     )
-    run_cells(schedule, count)
-    results = Results(claim, root, range(seeds))
+    if count:
+        run_cells(schedule, count)
+    else:
+        for cell, index in cells:
+            run_cell(claim, cell, root, seed_index=index, quick=quick)
+    results = Results(claim, root, range(seeds), quick)
     record = claim_record(results, quick=quick, command=_command(name, seeds, quick), equal=equal)
     file = write_record(record, root)
     print_record(record, claim, out)

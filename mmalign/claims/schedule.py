@@ -40,7 +40,9 @@ class Schedule:
     def weights(self) -> dict[tuple[Cell, str], float]:
         """Cost of every arm of every cell."""
         return {
-            (cell, arm.name): arm.weight for cell, index in self.cells for arm in self.claim.arms_for(index)
+            (cell, arm.name): arm.weight
+            for cell, index in self.cells
+            for arm in self.claim.arms_for(index, self.quick)
         }
 
     def finished(self) -> set[tuple[Cell, str]]:
@@ -99,7 +101,8 @@ def time_left(total: float, before: float, now: float, seconds: float) -> float 
 def _unfinished(schedule: Schedule, item: tuple[Cell, int]) -> bool:
     cell, index = item
     return any(
-        not arm_marker(schedule.root, cell, arm.name).is_file() for arm in schedule.claim.arms_for(index)
+        not arm_marker(schedule.root, cell, arm.name).is_file()
+        for arm in schedule.claim.arms_for(index, schedule.quick)
     )
 
 

@@ -38,7 +38,7 @@ def run_cell(claim: Claim, cell: Cell, root: Path, *, seed_index: int, quick: bo
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for arm in claim.arms_for(seed_index):
+        for arm in claim.arms_for(seed_index, quick):
             if not arm_marker(root, cell, arm.name).is_file():
                 write_json(folder / "now.json", {"arm": arm.name})
                 _run_arm(claim, arm, cell, root, quick=quick)

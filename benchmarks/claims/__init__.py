@@ -1,0 +1,3 @@
+"""Claims that mmalign makes, each an experiment that anyone can run again."""
+
+from __future__ import annotations
