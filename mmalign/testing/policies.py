@@ -79,7 +79,7 @@ class ToyAdapter:
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write ``model.safetensors`` and ``config.json``; an attached LoRA is merged in."""
         if hasattr(model, "merge_and_unload"):
-            model = copy.deepcopy(model).merge_and_unload()
+            model = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
             {name: value.contiguous() for name, value in model.state_dict().items()},
@@ -154,7 +154,9 @@ class ToyAdapter:
         drawn, logps, masks = [], [], []
         for _ in range(max_steps):
             step, logp = _draw(scores, temperature, rng)
-            drawn.append(step), logps.append(torch.where(alive, logp, 0.0)), masks.append(alive)
+            drawn.append(step)
+            logps.append(torch.where(alive, logp, 0.0))
+            masks.append(alive)
             alive = alive & (step != _EOS)
             if not alive.any():
                 break
@@ -240,7 +242,8 @@ def _draw(logits: Tensor, temperature: float, rng: torch.Generator) -> tuple[Ten
 
 
 def _answered(row: Row, steps: list[int]) -> Row:
-    segments, start, text = [], 0, ""
+    segments: list[Segment] = []
+    start, text = 0, ""
     for k, step in enumerate(steps):
         if step == _EOS:
             break
