@@ -84,7 +84,7 @@ class _State:
 
     def keep(self, rows: Tensor) -> None:
         """Drop every row of the batch that is not in ``rows``."""
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)
         self.hidden, self.attention, self.position = (
             self.hidden[rows],
             self.attention[rows],
@@ -104,9 +104,10 @@ def _prefill(model: nn.Module, inputs: Mapping[str, Tensor], n: int) -> _State:
     following = highest.masked_fill(inputs["attention_mask"] == 0, 0).amax(-1) + 1
     hidden, attention = out[0][:, -1], inputs["attention_mask"]
     if n > 1:
-        cache.batch_repeat_interleave(n)
-        hidden, attention = hidden.repeat_interleave(n, 0), attention.repeat_interleave(n, 0)
-        following = following.repeat_interleave(n, 0)
+        # Every kind of cache layer, recurrent ones too, can be indexed by row; not every one can be repeated.
+        copies = torch.arange(len(hidden), device=hidden.device).repeat_interleave(n)
+        cache.reorder_cache(copies)
+        hidden, attention, following = hidden[copies], attention[copies], following[copies]
     return _State(cache, hidden, attention, following, place.ndim)
 
 
