@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from mmalign.protocols import Likelihood
     from mmalign.types import Row
 
-__all__ = ["RunContext"]
+__all__ = ["SHARED_STAGES", "RunContext"]
+
+SHARED_STAGES = ("sft", "feedback", "reward_model")
+"""Stages that a run may take over from the one named in ``reuse_from``."""
 
 
 @dataclass
@@ -56,9 +59,16 @@ class RunContext:
         return self.run_dir / "stages" / stage
 
     def home(self, stage: str) -> Path:
-        """The run folder whose finished ``stage`` counts: this run's own, else ``reuse_from``'s."""
+        """The run folder whose finished ``stage`` counts: this run's own, else ``reuse_from``'s.
+
+        Only :data:`SHARED_STAGES` are taken over: policies and their evaluation are a run's own.
+        """
         other = self.cfg.reuse_from
-        if other is not None and not (self.stage_dir(stage) / "done.json").is_file():
+        if (
+            other is not None
+            and stage in SHARED_STAGES
+            and not (self.stage_dir(stage) / "done.json").is_file()
+        ):
             shared = Path(other)
             if (shared / "stages" / stage / "done.json").is_file():
                 return shared
@@ -82,7 +92,9 @@ class RunContext:
         """
         file = self.home(stage) / "stages" / stage / "done.json"
         if not file.is_file():
-            raise UserError(f"{self.run_dir}: stage {stage} has not finished; run `mmalign train {stage}` on it first")
+            raise UserError(
+                f"{self.run_dir}: stage {stage} has not finished; run `mmalign train {stage}` on it first"
+            )
         facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return facts
 
@@ -106,7 +118,9 @@ class RunContext:
         bases = [str(base) for base in self.world.BASES]
         if not (number or "0").isdigit() or int(number or 0) >= len(bases):
             known = ", ".join(f"embedded:{k}" for k in range(len(bases)))
-            raise UserError(f"model.model_name_or_path: no start model {name!r}; the world {self.cfg.data.world} has {known}")
+            raise UserError(
+                f"model.model_name_or_path: no start model {name!r}; the world {self.cfg.data.world} has {known}"
+            )
         return bases[int(number or 0)]
 
     def start_policy(self) -> str:
@@ -116,7 +130,9 @@ class RunContext:
 
     def load_model(self, source: str) -> nn.Module:
         """Load a model onto this process's device, in eval mode."""
-        model = self.adapter.load(source, device=str(self.accelerator.device), dtype=self.cfg.model.torch_dtype)
+        model = self.adapter.load(
+            source, device=str(self.accelerator.device), dtype=self.cfg.model.torch_dtype
+        )
         return model.eval()
 
     def rows(self, split: str, n: int, kind: str = "caption", offset: int = 0) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import platform
@@ -15,22 +16,22 @@ from mmalign.config.load import config_dict
 from mmalign.engine.atomic import write_json, write_text
 from mmalign.errors import UserError, nearest
 from mmalign.pipeline.context import RunContext
-from mmalign.pipeline.stages import evaluate, feedback, policy, report, reward_model, sft
 
 if TYPE_CHECKING:
     from mmalign.config.schema import RunConfig
 
 __all__ = ["STAGES", "open_run", "run_recipe", "run_stage"]
 
-STAGES: dict[str, Callable[[RunContext], None]] = {
-    "sft": sft.run,
-    "feedback": feedback.run,
-    "reward_model": reward_model.run,
-    "ppo": policy.run_ppo,
-    "grpo": policy.run_grpo,
-    "evaluate": evaluate.run,
-    "report": report.run,
+STAGES = {
+    "sft": "mmalign.pipeline.stages.sft:run",
+    "feedback": "mmalign.pipeline.stages.feedback:run",
+    "reward_model": "mmalign.pipeline.stages.reward_model:run",
+    "ppo": "mmalign.pipeline.stages.policy:run_ppo",
+    "grpo": "mmalign.pipeline.stages.policy:run_grpo",
+    "evaluate": "mmalign.pipeline.stages.evaluate:run",
+    "report": "mmalign.pipeline.stages.report:run",
 }
+"""Stage name to the function that runs it, imported when it runs."""
 
 _PACKAGES = ("mmalign", "torch", "transformers", "peft", "accelerate", "numpy")
 
@@ -85,7 +86,9 @@ def _run(ctx: RunContext, stage: str) -> None:
         return
     if stage not in STAGES:
         raise UserError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; known: {', '.join(STAGES)}")
-    STAGES[stage](ctx)
+    module, _, name = STAGES[stage].partition(":")
+    function: Callable[[RunContext], None] = getattr(importlib.import_module(module), name)
+    function(ctx)
 
 
 def _refuse_other(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

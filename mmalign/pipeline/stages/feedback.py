@@ -43,8 +43,9 @@ def run(ctx: RunContext) -> None:
             path=ctx.run_dir / "feedback" / f"{part}.jsonl",
             cache_dir=ctx.run_dir / "feedback" / "cache",
             shuffle_labels_seed=shuffle,
+            types=ctx.cfg.reward_model.types,
         )
-        counts[part] = label_counts(labelled)
+        counts[part] = label_counts(labelled, ctx.cfg.reward_model.types)
     if ctx.accelerator.is_main_process:
         write_json(ctx.run_dir / "feedback" / "counts.json", counts)
     ctx.mark_done(NAME, {"judge": judge.name, "counts": counts})
