@@ -39,9 +39,9 @@ class Evaluation:
         temperature = (self.results.get("generation") or {}).get("temperature")
         if name == "greedy" or temperature == 0:
             return "greedy"
-        if temperature is not None:
-            return f"sampled, T = {temperature:g}"
-        return name or "answers given"
+        if temperature is None and name.startswith("T") and name[1:].replace(".", "").isdigit():
+            temperature = float(name[1:])
+        return name or "answers given" if temperature is None else f"sampled at T = {temperature:g}"
 
     @cached_property
     def samples(self) -> list[dict[str, Any]]:

@@ -120,6 +120,9 @@ def _verdict(difference: Metric | None, higher_is_better: bool | None) -> str:
 
 def pretty(metric: str) -> str:
     """Return a metric's name for people: ``hallucination/object`` becomes ``hallucination, object``."""
+    if metric.startswith("hallucination/"):
+        kind = metric.partition("/")[2]
+        return "Hallucinated sentences" if kind == "overall" else f"Hallucinated, {kind}"
     known = {"chair_i": "CHAIR\u1d62", "chair_s": "CHAIR\u209b", "f1": "F1", "fact_f1/macro": "fact F1, macro average"}
     text = known.get(metric) or metric.replace("_f1", " F1").replace("/", ", ").replace("_", " ")
     return text[:1].upper() + text[1:]

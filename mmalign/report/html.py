@@ -43,6 +43,8 @@ def render(run: Run) -> str:
     template = environment.get_template("report.html.j2")
     style = Markup((folder / "report.css").read_text(encoding="utf-8"))  # our own file
     sections = headline_sections(run)
+    galleries = _galleries(sections)
+    types = galleries[0]["types"] if galleries else []
     return template.render(
         title=_title(run),
         style=style,
@@ -52,8 +54,8 @@ def render(run: Run) -> str:
         cards=_cards(sections),
         scale=Scale,
         verdicts=VERDICTS,
-        galleries=_galleries(sections),
-        curves=[(_STAGES.get(stage, stage), _drawn(records)) for stage, records in _by_interest(run)],
+        galleries=galleries,
+        curves=[(_STAGES.get(stage, stage), _drawn(records, types)) for stage, records in _by_interest(run)],
         quality=quality_tables(run),
         labels=label_table(run.labels),
         claim=claim_view(run.claim),
@@ -100,7 +102,7 @@ def _by_interest(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
     return sorted(run.curves.items(), key=lambda item: item[0] in late)
 
 
-def _drawn(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _drawn(records: list[dict[str, Any]], types: list[str]) -> list[dict[str, Any]]:
     return [
         {
             "title": panel.title,
@@ -109,7 +111,7 @@ def _drawn(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "summary": panel.summary,
             "legend": panel.legend,
         }
-        for panel in panels(records)
+        for panel in panels(records, types)
     ]
 
 

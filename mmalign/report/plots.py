@@ -47,18 +47,18 @@ class Panel:
     legend: tuple[tuple[str, int], ...]
 
 
-def panels(records: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """Return the panels of one stage: known metrics first, reward parts together."""
+def panels(records: Sequence[Mapping[str, Any]], types: Sequence[str] = ()) -> list[Panel]:
+    """Return the panels of one stage: known metrics, and reward parts together in their types' colours."""
     drawn = []
     for title, unit, keys in _PANELS:
         series = [found for key in keys if (found := _series(records, key, key))]
         if series:
-            drawn.append(_panel(title, unit, series))
+            drawn.append(_panel(title, unit, series, types))
         if title == "Reward":
             parts = sorted({k for r in records for k in r if k.startswith("rewards/") and k not in keys})
             found = [s for key in parts if (s := _series(records, key, key.partition("/")[2]))]
             if found:
-                drawn.append(_panel("Reward by part", "mean per answer", found[: len(_LINES)]))
+                drawn.append(_panel("Reward by part", "mean per answer", found[: len(_LINES)], types))
     return drawn
 
 
@@ -69,14 +69,16 @@ def _series(records: Sequence[Mapping[str, Any]], key: str, name: str) -> Series
     return name, [x for x, _ in points], [y for _, y in points]
 
 
-def _panel(title: str, unit: str, series: list[Series]) -> Panel:
+def _panel(title: str, unit: str, series: list[Series], types: Sequence[str]) -> Panel:
+    series = sorted(series, key=lambda s: (types.index(s[0]) if s[0] in types else len(types), s[0]))
+    first = 1 if series[0][0] in types and len(series) < len(_LINES) else 0
     words = [f"{name} goes from {ys[0]:.3g} to {ys[-1]:.3g}" for name, _, ys in series]
-    legend = tuple((name, k) for k, (name, _, _) in enumerate(series)) if len(series) > 1 else ()
-    return Panel(title, unit, svg(series), f"{title}: {'; '.join(words)}.", legend)
+    legend = tuple((name, k) for k, (name, _, _) in enumerate(series, start=first)) if len(series) > 1 else ()
+    return Panel(title, unit, svg(series, first), f"{title}: {'; '.join(words)}.", legend)
 
 
-def svg(series: Sequence[Series]) -> str:
-    """Draw line series; the text is the same on every call for the same data."""
+def svg(series: Sequence[Series], first: int = 0) -> str:
+    """Draw line series from colour ``first`` on; the text is the same on every call for the same data."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -86,7 +88,7 @@ def svg(series: Sequence[Series]) -> str:
         figure = Figure(figsize=(3.5, 1.75))
         FigureCanvasSVG(figure)
         axes = figure.add_axes((0.125, 0.15, 0.855, 0.80))
-        for number, (_, xs, ys) in enumerate(series):
+        for number, (_, xs, ys) in enumerate(series, start=first):
             _draw(axes, xs, ys, number)
         _quiet(axes)
         buffer = io.StringIO()
