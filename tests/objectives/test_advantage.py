@@ -258,3 +258,24 @@ def test_both_dense_baselines_are_unbiased_and_the_step_one_is_quieter() -> None
         results[baseline] = samples.var(0, correction=0).sum().item()
         assert samples.mean(0).tolist() == pytest.approx([0.125, 0.25], abs=1e-14)
     assert results["step"] < results["sequence"]
+
+
+def test_rloo_golden() -> None:
+    # 1, 2, 6: against the mean of the others 4, 3.5, 1.5
+    advantage = rloo_advantage(torch.tensor([1.0, 2.0, 6.0]), torch.zeros(3, dtype=torch.long))
+    assert advantage.tolist() == pytest.approx([-3.0, -1.5, 4.5])
+    assert rloo_advantage(torch.tensor([1.0, 2.0]), torch.tensor([3, 3])).tolist() == [-1.0, 1.0]
+
+
+def test_eps_is_added_to_the_std() -> None:
+    # rewards 0, 2: std sqrt 2, advantage 1 / (sqrt 2 + 1)
+    rewards, group = torch.tensor([0.0, 2.0], dtype=torch.float64), torch.zeros(2, dtype=torch.long)
+    for scale in ("group", "batch"):
+        advantage = group_advantage(rewards, group, scale, eps=1.0)  # type: ignore[arg-type]
+        assert advantage[1].item() == pytest.approx(1 / (math.sqrt(2) + 1), abs=1e-15)
+    assert group_advantage(rewards[:1], group[:1], "batch").tolist() == [0.0]
+
+
+def test_gae_defaults_are_gamma_one_and_lambda_095() -> None:
+    rewards, values, mask = draw(23)
+    assert torch.equal(gae(rewards, values, mask)[0], gae(rewards, values, mask, 1.0, 0.95)[0])

@@ -147,3 +147,16 @@ def test_refusals() -> None:
         sigmoid_pair_loss(torch.zeros(1), 0.1, 0.5)
     with pytest.raises(ValueError, match="score_rejected has shape"):
         pair_margin(torch.zeros(2), torch.zeros(3))
+
+
+def test_the_reference_is_a_constant_and_beta_defaults_to_a_tenth() -> None:
+    d = draw(6)
+    for value in d.values():
+        if value.is_floating_point():
+            value.requires_grad_()
+    loss, metrics = dpo_loss(**d)
+    loss.backward()
+    assert d["logp_ref_chosen"].grad is None and d["logp_ref_rejected"].grad is None
+    assert loss.item() == dpo_loss(**d, beta=0.1)[0].item()
+    assert sigmoid_pair_loss(torch.ones(1)).item() == sigmoid_pair_loss(torch.ones(1), 0.1).item()
+    assert not any(metric.requires_grad for metric in metrics.values())

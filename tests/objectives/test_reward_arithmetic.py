@@ -127,3 +127,20 @@ def test_normalize_golden() -> None:
     assert normalize_rewards(rewards, state, mask, shift_mean=True).tolist()[0] == pytest.approx(
         [1.0, 2.0, 0.0]
     )
+
+
+def test_running_moments_merge_golden() -> None:
+    # 0, 2 then 5, 9: mean 4, squared deviations 16 + 4 + 1 + 25 = 46 (2 + 8 within, 36 between)
+    both = torch.ones(1, 2, dtype=torch.bool)
+    state = update_moments(
+        update_moments(RunningMoments(), torch.tensor([[0.0, 2.0]]), both), torch.tensor([[5.0, 9.0]]), both
+    )
+    assert (state.count, state.mean, state.m2) == pytest.approx((4.0, 4.0, 46.0))
+
+
+def test_normalizer_adds_its_epsilon() -> None:
+    tiny = RunningMoments(count=2.0, mean=0.0, m2=2e-16)  # std 1e-8
+    scaled = normalize_rewards(
+        torch.ones(1, 1, dtype=torch.float64), tiny, torch.ones(1, 1, dtype=torch.bool)
+    )
+    assert scaled.item() == pytest.approx(0.5e8)

@@ -102,3 +102,9 @@ def test_bradley_terry_refuses_unequal_batches() -> None:
         bradley_terry(torch.zeros(2), torch.zeros(3))
     with pytest.raises(ValueError, match="margin has shape"):
         bradley_terry(torch.zeros(2), torch.zeros(2), margin=torch.zeros(3))
+
+
+def test_centering_is_on_the_sum_of_both_scores() -> None:
+    # scores 1 and 3: gap -2, sum 4: log(1 + e^2) + .5 * 16
+    loss = bradley_terry(torch.tensor([1.0]).double(), torch.tensor([3.0]).double(), centering=0.5)
+    assert loss.item() == pytest.approx(math.log1p(math.exp(2)) + 8.0, abs=1e-14)
