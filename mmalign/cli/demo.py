@@ -27,10 +27,12 @@ def main(argv: Sequence[str]) -> int:
         )
         raise UserError(f"--modality {options.modality}: there is no such demo; there are {', '.join(shown)}")
     cfg = config_from(name, flags)
+    from rich.console import Console
+
     from mmalign.pipeline.run import run_recipe
-    from mmalign.report.headline import print_headline
+    from mmalign.report.headline import headline_table
 
     folder = run_recipe(cfg)
-    print_headline(folder)
+    Console().print(headline_table(folder))
     print(f"report: {folder / 'report.html'}")
     return 0

@@ -81,7 +81,7 @@ def config_hash(cfg: RunConfig) -> str:
 
 def dump_config(cfg: RunConfig) -> str:
     """The configuration as YAML; ``load_config`` on it gives the same configuration."""
-    text: str = yaml.safe_dump(config_dict(cfg), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(config_dict(cfg), sort_keys=False)
     return text
 
 
