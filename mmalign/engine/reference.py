@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mmalign.data.content import media_digest
 from mmalign.engine.atomic import write_folder
 from mmalign.errors import UserError
 
@@ -80,17 +81,9 @@ def row_key(row: Row) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps(row.prompt, sort_keys=True, default=str).encode())
     for item in row.media:
-        digest.update(_media_bytes(item))
+        digest.update(media_digest(item).encode())
     digest.update(repr(row.steps if row.steps is not None else row.completion).encode())
     return digest.hexdigest()
-
-
-def _media_bytes(item: object) -> bytes:
-    if isinstance(item, str | Path):
-        return Path(item).read_bytes()
-    raw = getattr(item, "tobytes", None)
-    head = f"{getattr(item, 'size', '')}{getattr(item, 'mode', '')}{getattr(item, 'shape', '')}".encode()
-    return head + (raw() if callable(raw) else repr(item).encode())
 
 
 class CachedReference:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mmalign.data.content import media_digest
 from mmalign.errors import UserError
 from mmalign.protocols import Conditioned, Likelihood, Samples
 from mmalign.rng import generator
@@ -30,10 +31,12 @@ class GuardReport:
     """How far the log-probabilities moved, as mean absolute nats per step over the rows.
 
     ``share_blank`` and ``share_shuffled`` are the shares of rows whose largest move exceeds
-    ``tolerance``; ``n`` is the number of rows with media (0: the guard has nothing to say).
+    ``tolerance``; ``n`` is the number of rows with media (0: the guard has nothing to say), ``n_shuffled``
+    of those that could be given another row's media.
     """
 
     n: int
+    n_shuffled: int
     moved_blank: float
     moved_shuffled: float
     share_blank: float
@@ -46,12 +49,16 @@ class GuardReport:
 
 
 def shuffle_media(rows: Sequence[Row]) -> list[Row]:
-    """Give each row the media of the next row with the same number of media items (a cyclic shift)."""
+    """Give each row the media of the next row (cyclically) that has as many, but other, media.
+
+    A row stays as it is when no other row has other media of the same count.
+    """
+    keys = [tuple(media_digest(item) for item in row.media) for row in rows]
     shuffled = list(rows)
-    for count in {len(row.media) for row in rows}:
-        places = [k for k, row in enumerate(rows) if len(row.media) == count]
-        for here, there in zip(places, [*places[1:], places[0]], strict=True):
-            shuffled[here] = replace(rows[here], media=rows[there].media)
+    for here, key in enumerate(keys):
+        later = [(here + k) % len(rows) for k in range(1, len(rows))]
+        other = next((k for k in later if len(keys[k]) == len(key) and keys[k] != key), here)
+        shuffled[here] = replace(rows[here], media=rows[other].media)
     return shuffled
 
 
@@ -68,7 +75,7 @@ def measure_modality_use(
     """
     rows = [row for row in rows if row.media]
     if not rows:
-        return GuardReport(0, 0.0, 0.0, 0.0, 0.0, tolerance)
+        return GuardReport(0, 0, 0.0, 0.0, 0.0, 0.0, tolerance)
     if not isinstance(adapter, Conditioned):
         raise UserError(
             f"modality {adapter.name!r} has no blank(row), so nobody can tell whether its media are used; "
@@ -79,13 +86,15 @@ def measure_modality_use(
     samples = answered(adapter, model, rows, seed)
     base, mask = _score(adapter, model, samples, seed)
     blank, _ = _score(adapter, model, [adapter.blank(row) for row in samples], seed)
-    shuffled, _ = _score(adapter, model, shuffle_media(samples), seed)
+    swapped = shuffle_media(samples)
+    shuffled, _ = _score(adapter, model, swapped, seed)
     model.train(training)
-    moves = [((other - base).abs() * mask) for other in (blank, shuffled)]
-    steps = mask.sum().clamp(min=1)
-    means = [float(move.sum() / steps) for move in moves]
-    shares = [float((move.amax(-1) > tolerance).float().mean()) for move in moves]
-    return GuardReport(len(samples), means[0], means[1], shares[0], shares[1], tolerance)
+    other = torch.tensor([new.media is not old.media for new, old in zip(swapped, samples, strict=True)])
+    moved_blank, share_blank = _moves(blank, base, mask, tolerance)
+    moved_shuffled, share_shuffled = _moves(shuffled[other], base[other], mask[other], tolerance)
+    return GuardReport(
+        len(samples), int(other.sum()), moved_blank, moved_shuffled, share_blank, share_shuffled, tolerance
+    )
 
 
 def check_modality_used(
@@ -102,8 +111,7 @@ def check_modality_used(
         UserError: when blanking or shuffling moves the scores of less than half of the rows.
     """
     report = measure_modality_use(adapter, model, rows, seed=seed)
-    several = len({id(row.media[0]) for row in rows if row.media}) > 1
-    ignored = report.n and (report.share_blank < 0.5 or (several and report.share_shuffled < 0.5))
+    ignored = report.n and (report.share_blank < 0.5 or (report.n_shuffled and report.share_shuffled < 0.5))
     if ignored and not allow_unused:
         raise UserError(
             f"the model ignores its media: replacing them by blank ones moved the log-probabilities of "
@@ -128,6 +136,15 @@ def answered(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], seed: i
     if not have:
         raise UserError("the modality-used guard needs rows with answers, or a modality that can sample")
     return have
+
+
+def _moves(other: Tensor, base: Tensor, mask: Tensor, tolerance: float) -> tuple[float, float]:
+    """Mean absolute move per step and the share of rows whose largest move exceeds the tolerance."""
+    if not len(base):
+        return 0.0, 0.0
+    move = (other - base).abs() * mask
+    mean = float(move.sum() / mask.sum().clamp(min=1))
+    return mean, float((move.amax(-1) > tolerance).float().mean())
 
 
 def _score(
