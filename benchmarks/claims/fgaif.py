@@ -156,9 +156,9 @@ CLAIM = Claim(
         "halluc. greedy": f"{says.GREEDY}/hallucination/overall",
         "fact-F1 T=1": f"{says.SAMPLED}/fact_f1/macro",
         "fact-F1 greedy": f"{says.GREEDY}/fact_f1/macro",
-        "relations/caption T=1": f"{says.SAMPLED}/relation_sentences_per_caption",
+        "relations T=1": f"{says.SAMPLED}/relation_sentences_per_caption",
         "sentences T=1": f"{says.SAMPLED}/sentences_per_caption",
-        "KL (nats)": "train/kl",
+        "KL nats": "train/kl",
     },
     recorded=Path(__file__).parent / "verdicts" / "fgaif.json",
 )

@@ -10,14 +10,12 @@ from mmalign.claims.definition import Arm, Claim, as_overrides
 from mmalign.claims.results import Cell, cell_folder
 from mmalign.config.load import config_dict, load_config
 from mmalign.errors import UserError
+from mmalign.pipeline.context import SHARED_STAGES
 
 if TYPE_CHECKING:
     from mmalign.config.schema import RunConfig
 
-__all__ = ["SHARED_STAGES", "arm_config", "as_flags", "check_equal", "find_claim", "link_reused"]
-
-SHARED_STAGES = ("sft", "feedback", "reward_model")
-"""Stages that an arm may take over from another."""
+__all__ = ["arm_config", "as_flags", "check_equal", "find_claim", "link_reused"]
 
 
 def find_claim(name: str) -> Claim:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from mmalign.claims.definition import Claim, Statement, Verdict
@@ -102,21 +104,21 @@ def write_record(record: Mapping[str, Any], root: Path) -> Path:
 def print_record(record: Mapping[str, Any], claim: Claim, console: Console) -> None:
     """Print the arms' table and the verdicts."""
     arms = Table(title=f"{claim.title}: mean over {len(record['seeds'])} seeds, [95 % t interval]")
-    arms.add_column("arm")
+    arms.add_column("arm", no_wrap=True)
     for title in claim.tables:
         arms.add_column(title, justify="right")
     for name, metrics in record["arms"].items():
-        arms.add_row(name, *(_cell(metrics.get(metric)) for metric in claim.tables.values()))
+        if metrics:
+            arms.add_row(name, *(_cell(metrics.get(metric)) for metric in claim.tables.values()))
     console.print(arms)
-    verdicts = Table(title="Statements")
-    for column in ("", "must hold", "verdict", "statement", "measured"):
-        verdicts.add_column(column)
     colours = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
     for s in record["statements"]:
-        colour = colours[s["verdict"]]
-        must = "yes" if s["must_hold"] else "no"
-        verdicts.add_row(s["id"], must, f"[{colour}]{s['verdict']}[/]", s["text"], str(s["measured"]))
-    console.print(verdicts)
+        colour, must = colours[s["verdict"]], "must hold" if s["must_hold"] else "report only"
+        console.print(
+            f"[bold]{s['id']:<4}[/][{colour}]{s['verdict']:<13}[/]{escape(s['text'])} [dim]({must})[/]"
+        )
+        for line in str(s["measured"]).split("; "):
+            console.print(Padding(escape(line), (0, 0, 0, 17)), highlight=False, style="dim")
 
 
 def last_verdict(claim: Claim, runs: Path) -> tuple[dict[str, Any], str] | None:
@@ -161,4 +163,4 @@ def _cell(entry: Mapping[str, Any] | None) -> str:
         return "-"
     if entry["ci_low"] is None:
         return f"{entry['mean']:.3f}"
-    return f"{entry['mean']:.3f} \\[{entry['ci_low']:.3f}, {entry['ci_high']:.3f}]"
+    return f"{entry['mean']:.3f}\n\\[{entry['ci_low']:.3f}, {entry['ci_high']:.3f}]"

@@ -190,7 +190,7 @@ class Results:
 
     def _same_ids(self, arm: str, metric: str, baseline: str, other: str, cell: Cell) -> None:
         ids = [
-            [sample["id"] for sample in self.samples(name, full.rpartition("/")[0], cell)]
+            [sample["id"] for sample in self.samples(name, full.partition("/")[0], cell)]
             for name, full in ((arm, metric), (baseline, other))
         ]
         if ids[0] != ids[1]:

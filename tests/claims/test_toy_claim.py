@@ -54,6 +54,10 @@ def test_shared_stages_run_once_and_controls_have_their_own(whole: tuple[Path, i
     cell = whole[0] / "one-seed0"
     assert not (cell / "dense" / "feedback").exists() and not (cell / "dense" / "stages" / "sft").exists()
     assert (cell / "shared" / "stages" / "sft").is_symlink()
+    accuracy = cell / "shuffled" / "evals" / "ppo" / "toy@T1" / "results.json"
+    assert (
+        accuracy.is_file() and (cell / "greedy" / "evals" / "sft" / "toy@greedy" / "results.json").is_file()
+    )
     own, shared = (cell / arm / "feedback" / "train.jsonl" for arm in ("shuffled", "shared"))
     assert own.read_bytes() != shared.read_bytes()
     quality = json.loads((cell / "noisy" / "clean_quality.json").read_text())

@@ -61,7 +61,7 @@ STATEMENTS = (
     Statement("A", "training raises accuracy", True, improves),
     Statement("B", "accuracy reaches 2", False, impossible),
 )
-SMALL = {"sft.max_steps": 40, "feedback.n_prompts": 24, "feedback.n_heldout": 12, "reward_model.max_steps": 30,
+SMALL = {"guard.enabled": False, "sft.max_steps": 40, "feedback.n_prompts": 24, "feedback.n_heldout": 12, "reward_model.max_steps": 30,
          "ppo.max_steps": 8, "evaluate.n": 32}  # fmt: skip
 
 
