@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.benchmarks.claims import fgaif_statements as says
-
 from mmalign.claims.baselines import best_of_n
 from mmalign.claims.definition import Arm, Claim, Statement
 from mmalign.claims.identities import reward_identities

@@ -9,7 +9,6 @@ from typing import Any
 from mmalign.benchmarks.metrics.chair import CHAIR_METRICS, chair_scores, read_synonyms
 from mmalign.benchmarks.tasks.base import CompositeTask
 from mmalign.benchmarks.tasks.files import find_media, open_records, require
-
 from mmalign.errors import UserError
 from mmalign.types import Row
 

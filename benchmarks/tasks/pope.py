@@ -10,7 +10,6 @@ from mmalign.benchmarks.metrics.polling import POLLING_HEADLINE, POLLING_METRICS
 from mmalign.benchmarks.parsers.yesno import YES_NO_PARSERS
 from mmalign.benchmarks.tasks.base import CompositeTask
 from mmalign.benchmarks.tasks.files import find_media, open_records, require
-
 from mmalign.errors import UserError
 from mmalign.evals.parser import Parser, pick_parser
 from mmalign.types import Row

@@ -16,7 +16,6 @@ from mmalign.benchmarks.metrics.captions import (
 from mmalign.benchmarks.metrics.polling import POLLING_HEADLINE, POLLING_METRICS, polling_scores
 from mmalign.benchmarks.parsers.yesno import YES_NO_PARSERS
 from mmalign.benchmarks.tasks.base import CompositeTask
-
 from mmalign.errors import UserError
 from mmalign.evals.parser import Parser, pick_parser
 from mmalign.types import Row

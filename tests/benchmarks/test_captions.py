@@ -77,7 +77,8 @@ def test_a_captioner_that_names_absent_classes(tmp_path: Path) -> None:
 
 def test_counts_of_one_caption_by_hand() -> None:
     red = scenes.attribute_fact("circle", "red")
-    truth = {"object": frozenset({FACT("circle"), FACT("star")}), "attribute": frozenset({red}), "relation": frozenset()}
+    objects = frozenset({FACT("circle"), FACT("star")})
+    truth = {"object": objects, "attribute": frozenset({red}), "relation": frozenset()}
     sentences = [
         ("there is a red circle .", True, [(FACT("circle"), 1), (red, 1)]),
         ("there is a red circle .", True, [(FACT("circle"), 1), (red, 1)]),
@@ -87,7 +88,7 @@ def test_counts_of_one_caption_by_hand() -> None:
     counts = caption_scores(sentences, truth)
     assert (counts["sentences"], counts["stating"], counts["malformed"], counts["repeated"]) == (4, 3, 1, 1)
     assert (counts["mentions"], counts["mentions_false"], counts["hallucinated"]) == (3, 1, 1)
-    assert (counts["true_object"], counts["false_object"], counts["found_object"], counts["wanted_object"]) == (1, 1, 1, 2)
+    assert [counts[f"{part}_object"] for part in ("true", "false", "found", "wanted")] == [1, 1, 1, 2]
     assert (counts["hallucinated_attribute"], counts["stating_attribute"], counts["true_attribute"]) == (0, 2, 1)
 
 

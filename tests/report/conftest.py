@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmalign.benchmarks.tasks.scenes import ScenesCaptions, scenes_pope_adversarial
 
+from mmalign.benchmarks.tasks.scenes import ScenesCaptions, scenes_pope_adversarial
 from mmalign.evals import score_outputs
 from mmalign.types import Row
 from mmalign.worlds import scenes
