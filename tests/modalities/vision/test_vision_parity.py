@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmalign.modalities.vision import VisionAdapter, forward
 
-from mmalign.protocols import Conditioned, Likelihood, Samples, Shows
+from mmalign.protocols import Conditioned, Likelihood, Samples, Shows, Tunes
 from mmalign.types import LogP, Row
 
 TOLERANCE = 1e-5
@@ -173,7 +173,7 @@ def test_prompt_cache_keeps_within_its_bytes(families: Any, llava_rows: list[Row
 
 
 def test_capabilities_and_show(llava: Any, llava_rows: list[Row]) -> None:
-    for capability in (Likelihood, Samples, Conditioned, Shows):
+    for capability in (Likelihood, Samples, Conditioned, Shows, Tunes):
         assert isinstance(llava.adapter, capability)
     shown = llava.adapter.show(llava_rows[4])
     assert [image[:4] for image in shown["images"]] == [b"\x89PNG"] * 2
