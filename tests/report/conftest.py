@@ -130,7 +130,7 @@ def write_quality(folder: Path) -> None:
     (folder / "config.yaml").write_text("recipe: fgaif\nmodality: vision\nseed: 0\nppo:\n  kl_coef: 0.03\n")
 
 
-def make_run(folder: Path, n: int = 40) -> Path:
+def make_run(folder: Path, n: int = 16) -> Path:
     """Write the whole synthetic run and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_evaluations(folder, n)

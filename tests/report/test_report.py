@@ -60,7 +60,7 @@ def test_nothing_is_loaded_from_outside(page: str, reader: Reader) -> None:
 def test_everything_a_reader_wants_is_there(page: str) -> None:
     for text in (
         "Before and after", "What it says", "The claim, with its controls", "Training", "Judge and reward models",
-        "Make it again", "mmalign run fgaif --output_dir runs/synthetic", "Hallucinated sentences", "n = 40",
+        "Make it again", "mmalign run fgaif --output_dir runs/synthetic", "Hallucinated sentences", "n = 16",
         "KL to the start", "Entropy", "Answer length", "Reward by part", "kl_coef: 0.03", "does not hold",
     ):  # fmt: skip
         assert text in page, text
@@ -86,7 +86,7 @@ def test_same_files_give_the_same_bytes(synthetic_run: Path) -> None:
 def test_model_card_has_numbers_and_command(synthetic_run: Path) -> None:
     build_report(synthetic_run)
     card = (synthetic_run / "MODEL_CARD.md").read_text()
-    assert "| Hallucinated sentences |" in card and "mmalign run fgaif" in card and "(n = 40)" in card
+    assert "| Hallucinated sentences |" in card and "mmalign run fgaif" in card and "(n = 16)" in card
 
 
 def test_terminal_table(synthetic_run: Path) -> None:
@@ -114,7 +114,8 @@ def test_one_arm_and_an_unknown_task_still_make_a_page(synthetic_run: Path, tmp_
     results = copy / "evals" / "sft" / "mine" / "results.json"
     results.write_text(json.dumps({**json.loads(results.read_text()), "task": "<b>mine</b>"}))
     page = build_report(copy).read_text()
-    assert "&lt;b&gt;mine&lt;/b&gt;" in page and "<b>mine</b>" not in page and "paired" not in page.split("<main>")[1]
+    assert "&lt;b&gt;mine&lt;/b&gt;" in page and "<b>mine</b>" not in page
+    assert "paired" not in page.partition("<main>")[2]
 
 
 def test_only_curves(synthetic_run: Path, tmp_path: Path) -> None:
