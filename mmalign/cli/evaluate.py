@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     options, flags = parser.with_flags(argv)
     cfg = config_from(options.run_dir or options.config, flags)
     if options.dry_run:
-        from mmalign.pipeline.run import dry_run
+        from mmalign.pipeline.dry_run import dry_run
 
         dry_run(cfg.model_copy(update={"stages": ("evaluate",)}))
         return 0

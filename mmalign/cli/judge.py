@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     options, flags = parser.with_flags(argv)
     cfg = config_from(options.config, flags)
     if options.dry_run:
-        from mmalign.pipeline.run import dry_run
+        from mmalign.pipeline.dry_run import dry_run
 
         dry_run(cfg.model_copy(update={"stages": ("feedback",)}))
         return 0

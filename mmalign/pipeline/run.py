@@ -20,7 +20,7 @@ from mmalign.pipeline.context import RunContext
 if TYPE_CHECKING:
     from mmalign.config.schema import RunConfig
 
-__all__ = ["STAGES", "open_run", "run_recipe", "run_stage"]
+__all__ = ["STAGES", "open_run", "run_one", "run_recipe", "run_stage"]
 
 STAGES = {
     "sft": "mmalign.pipeline.stages.sft:run",
@@ -44,14 +44,14 @@ def run_recipe(cfg: RunConfig) -> Path:
     """
     ctx = open_run(cfg)
     for stage in cfg.stages:
-        _run(ctx, stage)
+        run_one(ctx, stage)
     return ctx.run_dir
 
 
 def run_stage(cfg: RunConfig, stage: str) -> Path:
     """Run one stage alone in the run folder, on what earlier stages left there."""
     ctx = open_run(cfg)
-    _run(ctx, stage)
+    run_one(ctx, stage)
     return ctx.run_dir
 
 
@@ -81,7 +81,12 @@ def open_run(cfg: RunConfig) -> RunContext:
     return ctx
 
 
-def _run(ctx: RunContext, stage: str) -> None:
+def run_one(ctx: RunContext, stage: str) -> None:
+    """Run one stage of an open run, unless it is done.
+
+    Raises:
+        UserError: for an unknown stage.
+    """
     if ctx.is_done(stage):
         return
     if stage not in STAGES:

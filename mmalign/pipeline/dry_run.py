@@ -1,0 +1,115 @@
+"""``--dry-run``: check everything, take one real step of every stage on two rows, keep nothing."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmalign.pipeline.run import open_run, run_one
+
+if TYPE_CHECKING:
+    from mmalign.config.schema import PPOConfig, RunConfig
+
+__all__ = ["StageEstimate", "dry_run", "estimate_table", "shrunk"]
+
+_ROWS = 2
+_TRAINING = ("sft", "feedback", "reward_model", "ppo", "grpo")
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """One stage's small step, scaled up: seconds for the whole stage are an estimate from two rows."""
+
+    stage: str
+    seconds: float
+    answers: int
+    planned: int
+
+    @property
+    def total(self) -> float:
+        """Seconds the stage will take if every answer costs what it did here."""
+        return self.seconds / self.answers * self.planned
+
+
+def dry_run(cfg: RunConfig) -> None:
+    """Validate, load two rows, run one real step of each training stage and print what it cost.
+
+    Everything is written to a temporary folder that is removed, so nothing is left behind.
+
+    Raises:
+        UserError: whatever the real run would stop with.
+    """
+    small = shrunk(cfg)
+    if len(cfg.stages) == 1 and cfg.reuse_from is None:  # a stage alone builds on what its run folder has
+        small = small.model_copy(update={"reuse_from": cfg.output_dir})
+    estimates = []
+    with tempfile.TemporaryDirectory() as folder:
+        ctx = open_run(small.model_copy(update={"output_dir": str(Path(folder) / "run")}))
+        for stage in (s for s in cfg.stages if s in _TRAINING):
+            began = time.perf_counter()
+            run_one(ctx, stage)
+            seconds = time.perf_counter() - began
+            facts = json.loads((ctx.home(stage) / "stages" / stage / "done.json").read_text(encoding="utf-8"))
+            if not facts.get("skipped"):
+                estimates.append(StageEstimate(stage, seconds, _answers(small, stage), _answers(cfg, stage)))
+    print(estimate_table(estimates))
+
+
+def shrunk(cfg: RunConfig) -> RunConfig:
+    """The same configuration with two rows and one step everywhere."""
+    few = {"per_device_train_batch_size": _ROWS, "save_steps": 1}
+    return cfg.model_copy(
+        update={
+            "data": cfg.data.model_copy(update={"n_train": _ROWS, "n_validation": _ROWS, "max_rows": _ROWS}),
+            "sft": cfg.sft.model_copy(update={**few, "max_steps": min(1, cfg.sft.max_steps)}),
+            "feedback": cfg.feedback.model_copy(update={"n_prompts": _ROWS, "n_heldout": _ROWS, "n_samples": 1}),
+            "reward_model": cfg.reward_model.model_copy(update={**few, "max_steps": 1}),
+            "ppo": _one_step(cfg.ppo),
+            "grpo": _one_step(cfg.grpo),
+            "guard": cfg.guard.model_copy(update={"n_rows": _ROWS}),
+            "report_to": (),
+        }
+    )
+
+
+def estimate_table(estimates: list[StageEstimate]) -> str:
+    """The estimates and the peak memory as text."""
+    lines = ["stage          step on 2 rows   estimate for the run"]
+    for item in estimates:
+        lines.append(f"{item.stage:<14} {item.seconds:>10.1f} s   {item.total:>12.0f} s")
+    lines.append(f"peak memory {_peak_bytes() / 2**20:,.0f} MiB; nothing was written")
+    return "\n".join(lines)
+
+
+def _one_step(cfg: PPOConfig) -> PPOConfig:
+    return cfg.model_copy(
+        update={
+            "max_steps": 1,
+            "rollout_batch_size": _ROWS,
+            "per_device_train_batch_size": _ROWS,
+            "critic_warmup_steps": 0,
+        }
+    )
+
+
+def _answers(cfg: RunConfig, stage: str) -> int:
+    """How many answers the stage handles: what its cost is proportional to."""
+    if stage == "feedback":
+        return (cfg.feedback.n_prompts + cfg.feedback.n_heldout) * cfg.feedback.n_samples
+    if stage == "sft":
+        return cfg.sft.max_steps * cfg.sft.per_device_train_batch_size
+    if stage == "reward_model":
+        return cfg.reward_model.max_steps * cfg.reward_model.per_device_train_batch_size
+    online = cfg.ppo if stage == "ppo" else cfg.grpo
+    return online.max_steps * online.rollout_batch_size * online.num_generations
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
