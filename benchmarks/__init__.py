@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 if not __name__.startswith("mmalign."):
-    raise ImportError('write "import mmalign.benchmarks" instead of "import benchmarks" (the folder installs under mmalign)')
+    raise ImportError('write "import mmalign.benchmarks", not "import benchmarks": the folder installs under mmalign')

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 if not __name__.startswith("mmalign."):
-    raise ImportError('write "import mmalign.modalities" instead of "import modalities" (the folder installs under mmalign)')
+    raise ImportError('write "import mmalign.modalities", not "import modalities": the folder installs under mmalign')
