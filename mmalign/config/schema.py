@@ -37,7 +37,7 @@ __all__ = [
 class EvaluateConfig(Section):
     """Which tasks the start and the trained policies answer."""
 
-    tasks: tuple[str, ...] = ("scenes_caption",)
+    tasks: tuple[str, ...] = ("scenes-captions",)
     """Names of tasks (``mmalign list tasks``)."""
     n: PositiveCount = 128
     """Rows per task."""
