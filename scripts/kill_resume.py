@@ -18,12 +18,20 @@ import tempfile
 import time
 from pathlib import Path
 
-COMPARED = ("metrics.jsonl", "evals/**/results.json", "evals/**/samples.jsonl", "feedback/*.jsonl", "stages/*/final/*")
+COMPARED = (
+    "metrics.jsonl",
+    "evals/**/results.json",
+    "evals/**/samples.jsonl",
+    "feedback/*.jsonl",
+    "stages/*/final/*",
+)
 
 
 def main() -> int:
     """Run the cycles and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cycles", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -41,7 +49,10 @@ def main() -> int:
             shutil.rmtree(killed, ignore_errors=True)
             kills += _killed_run(command, killed, length, options.cycles - kills, rng)
             differing = _differences(whole, killed)
-            print(f"round {round_number}: {kills}/{options.cycles} kills, differing files: {differing or 'none'}", flush=True)
+            print(
+                f"round {round_number}: {kills}/{options.cycles} kills, differing files: {differing or 'none'}",
+                flush=True,
+            )
             if differing:
                 return 1
     print(f"{kills} kills, every compared file identical")
@@ -67,8 +78,14 @@ def _killed_run(command: list[str], folder: Path, length: float, most: int, rng:
 
 
 def _differences(whole: Path, killed: Path) -> list[str]:
-    names = sorted({str(p.relative_to(whole)) for pattern in COMPARED for p in whole.glob(pattern) if p.is_file()})
-    return [n for n in names if not (killed / n).is_file() or (whole / n).read_bytes() != (killed / n).read_bytes()]
+    names = sorted(
+        {str(p.relative_to(whole)) for pattern in COMPARED for p in whole.glob(pattern) if p.is_file()}
+    )
+    return [
+        n
+        for n in names
+        if not (killed / n).is_file() or (whole / n).read_bytes() != (killed / n).read_bytes()
+    ]
 
 
 if __name__ == "__main__":

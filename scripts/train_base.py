@@ -15,13 +15,9 @@ from pathlib import Path
 
 import torch
 
+from mmalign.worlds.scenes.corpus import PretrainPlan, make_pool
 from mmalign.worlds.scenes.model import make_model
-from mmalign.worlds.scenes.pretrain import (
-    PretrainPlan,
-    make_pool,
-    train_language,
-    train_vision,
-)
+from mmalign.worlds.scenes.pretrain import train_language, train_vision
 from mmalign.worlds.scenes.probe import probe
 from mmalign.worlds.scenes.ship import ship
 

@@ -55,9 +55,13 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines):
                 return
-            raise UserError(f"{path}:{number} is not valid JSON ({error}); expected one object a line") from None
+            raise UserError(
+                f"{path}:{number} is not valid JSON ({error}); expected one object a line"
+            ) from None
         if not isinstance(record, dict):
-            raise UserError(f"{path}:{number} holds a {type(record).__name__}; expected one JSON object a line")
+            raise UserError(
+                f"{path}:{number} holds a {type(record).__name__}; expected one JSON object a line"
+            )
         yield record
 
 

@@ -59,7 +59,9 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     records = list(iter_jsonl(path))
     for number, record in enumerate(records, start=1):
         if "id" not in record:
-            raise UserError(f'{path}:{number} has no "id"; expected a sample record of schema {SAMPLE_SCHEMA}')
+            raise UserError(
+                f'{path}:{number} has no "id"; expected a sample record of schema {SAMPLE_SCHEMA}'
+            )
     return latest([_migrate_sample(record) for record in records])
 
 
@@ -77,7 +79,9 @@ def read_results(path: Path) -> dict[str, Any]:
     for name, entry in record["metrics"].items():
         for field in ("value", "ci_low", "ci_high"):
             if not isinstance(entry.get(field), (int, float, type(None))):
-                raise UserError(f"{path}: metric {name}.{field} is {entry[field]!r}; expected a number or null")
+                raise UserError(
+                    f"{path}: metric {name}.{field} is {entry[field]!r}; expected a number or null"
+                )
     return record
 
 
@@ -123,7 +127,9 @@ def _migrate_results(record: dict[str, Any]) -> dict[str, Any]:
         moved["task"], moved["task_version"] = task.get("name"), task.get("version")
         moved.setdefault("parser", task.get("parser"))
     moved["metrics"] = {
-        name: dict(entry) if isinstance(entry, Mapping) else metric(entry, None, None, "none", moved.get("n", 0), None)
+        name: dict(entry)
+        if isinstance(entry, Mapping)
+        else metric(entry, None, None, "none", moved.get("n", 0), None)
         for name, entry in moved["metrics"].items()
     }
     moved.setdefault("schema", RESULTS_SCHEMA)

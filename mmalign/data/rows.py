@@ -14,7 +14,17 @@ __all__ = ["read_records", "read_rows", "row_from_record"]
 
 _MEDIA_COLUMNS = ("images", "image", "audios", "audio", "videos", "observations", "media")
 _ANSWER_COLUMNS = ("completion", "response", "answer")
-_KNOWN = {"id", "prompt", "messages", "chosen", "rejected", "label", "meta", *_MEDIA_COLUMNS, *_ANSWER_COLUMNS}
+_KNOWN = {
+    "id",
+    "prompt",
+    "messages",
+    "chosen",
+    "rejected",
+    "label",
+    "meta",
+    *_MEDIA_COLUMNS,
+    *_ANSWER_COLUMNS,
+}
 
 
 def read_rows(
@@ -35,7 +45,11 @@ def read_rows(
     root = Path(media_root) if media_root is not None else (path if path.is_dir() else path.parent)
     rows: list[Row] = []
     for number, record in enumerate(read_records(path), start=1):
-        rows.append(row_from_record(record, where=f"{path}: row {number}", media_root=root, default_id=str(number - 1)))
+        rows.append(
+            row_from_record(
+                record, where=f"{path}: row {number}", media_root=root, default_id=str(number - 1)
+            )
+        )
         if max_rows is not None and len(rows) >= max_rows:
             break
     if not rows:
@@ -62,12 +76,12 @@ def read_records(path: Path) -> Iterator[Mapping[str, Any]]:
     elif path.suffix == ".jsonl":
         yield from _json_lines(path)
     else:
-        raise UserError(f"{path}: expected .jsonl, .json, .parquet or a datasets folder, got {path.suffix or 'no suffix'!r}")
+        raise UserError(
+            f"{path}: expected .jsonl, .json, .parquet or a datasets folder, got {path.suffix or 'no suffix'!r}"
+        )
 
 
-def row_from_record(
-    record: Mapping[str, Any], *, where: str, media_root: Path, default_id: str
-) -> Row:
+def row_from_record(record: Mapping[str, Any], *, where: str, media_root: Path, default_id: str) -> Row:
     """Turn one record into a :class:`~mmalign.types.Row`; unknown columns go to ``meta``.
 
     Raises:
@@ -92,7 +106,11 @@ def row_from_record(
         completion=_plain_answer(completion),
         chosen=_plain_answer(record.get("chosen")),
         rejected=_plain_answer(record.get("rejected")),
-        meta={**extra, **(record.get("meta") or {}), **({"label": record["label"]} if "label" in record else {})},
+        meta={
+            **extra,
+            **(record.get("meta") or {}),
+            **({"label": record["label"]} if "label" in record else {}),
+        },
     )
 
 
@@ -123,7 +141,12 @@ def _split_messages(messages: Any, where: str, completion: Any) -> tuple[Any, An
 
 
 def _plain_answer(answer: Any) -> Any:
-    if isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], Mapping) and "content" in answer[0]:
+    if (
+        isinstance(answer, list)
+        and len(answer) == 1
+        and isinstance(answer[0], Mapping)
+        and "content" in answer[0]
+    ):
         return answer[0]["content"]
     return answer
 
@@ -140,7 +163,9 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}: row {number} is not valid JSON ({error.msg} at column {error.colno})") from error
+                raise UserError(
+                    f"{path}: row {number} is not valid JSON ({error.msg} at column {error.colno})"
+                ) from error
             if not isinstance(record, dict):
                 raise UserError(f"{path}: row {number} is a {type(record).__name__}, expected a JSON object")
             yield record

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from mmalign.engine.parallel import gather_padded
-from mmalign.objectives.advantage import dense_group_advantage, frac_zero_std, gae, group_advantage, rloo_advantage
+from mmalign.objectives.advantage import (
+    dense_group_advantage,
+    frac_zero_std,
+    gae,
+    group_advantage,
+    rloo_advantage,
+)
 from mmalign.objectives.kl import kl_penalty
 from mmalign.objectives.masked import masked_mean, masked_whiten
 
@@ -114,7 +120,9 @@ def rollout_metrics(scored: Scored, kl_coef: float) -> dict[str, Tensor]:
         "completion_length": mask.sum(-1).float(),
         "segments": torch.tensor([float(len(row.segments)) for row in scored.rows], device=mask.device),
         "finished": scored.finished.float(),
-        "frac_reward_zero_std": torch.as_tensor(zero_std, device=mask.device).float().expand(len(scored.rows)),
+        "frac_reward_zero_std": torch.as_tensor(zero_std, device=mask.device)
+        .float()
+        .expand(len(scored.rows)),
     }
     for name, part in scored.reward.parts.items():
         metrics[f"rewards/{name}"] = part.sum(-1)

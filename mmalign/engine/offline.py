@@ -75,9 +75,7 @@ class OfflineTrainer:
         return metrics
 
 
-def sft_objective(
-    adapter: Likelihood, model: nn.Module
-) -> Callable[[Sequence[Row], torch.Generator], Loss]:
+def sft_objective(adapter: Likelihood, model: nn.Module) -> Callable[[Sequence[Row], torch.Generator], Loss]:
     """Supervised fine-tuning as a loss over rows: mean negative log-likelihood per real step."""
 
     def loss_fn(rows: Sequence[Row], rng: torch.Generator) -> Loss:

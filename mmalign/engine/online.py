@@ -80,7 +80,9 @@ class OnlineTrainer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.adapter, Samples):
-            raise UserError(f"stage {self.name}: modality {self.adapter.name!r} cannot sample, so it has no online loop")
+            raise UserError(
+                f"stage {self.name}: modality {self.adapter.name!r} cannot sample: no online loop"
+            )
         if self.cfg.advantage != "gae" and self.cfg.num_generations < 2:
             raise UserError(
                 f"{self.name}.num_generations: {self.cfg.advantage} compares answers to one prompt, so it needs at "
@@ -99,7 +101,9 @@ class OnlineTrainer:
         metrics |= self._update(experience, step)
         if self.cfg.kl_target is not None:
             n = self.cfg.rollout_batch_size * self.cfg.num_generations
-            self.kl.value = adaptive_kl_coef(self.kl.value, metrics["kl"], self.cfg.kl_target, self.cfg.kl_horizon, n)
+            self.kl.value = adaptive_kl_coef(
+                self.kl.value, metrics["kl"], self.cfg.kl_target, self.cfg.kl_horizon, n
+            )
         return metrics
 
     def _collect(self, step: int) -> Scored:
@@ -180,7 +184,14 @@ class OnlineTrainer:
 
         def thunk(part: list[int]) -> Callable[[], Loss]:
             return lambda: policy_update_loss(
-                self.adapter, self.model, self.critic, data, part, self.cfg, self.kl.value, critic_only=warming
+                self.adapter,
+                self.model,
+                self.critic,
+                data,
+                part,
+                self.cfg,
+                self.kl.value,
+                critic_only=warming,
             )
 
         return optimisation_step(

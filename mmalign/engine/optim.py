@@ -13,7 +13,9 @@ __all__ = ["learning_rate_factor", "make_optimizer", "set_learning_rates"]
 
 
 def make_optimizer(
-    groups: Mapping[str, Iterable[nn.Parameter]], learning_rates: Mapping[str, float], weight_decay: float = 0.0
+    groups: Mapping[str, Iterable[nn.Parameter]],
+    learning_rates: Mapping[str, float],
+    weight_decay: float = 0.0,
 ) -> torch.optim.AdamW:
     """Make AdamW with one named parameter group per entry; only parameters with ``requires_grad``."""
     param_groups = [

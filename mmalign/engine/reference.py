@@ -46,9 +46,13 @@ class Reference:
         if how == "auto":
             how = "adapter_off" if has_adapter(model) else "copy"
         if how == "adapter_off" and not has_adapter(model):
-            raise UserError("reference: adapter_off needs a LoRA or another tuner on the model; use reference: copy")
+            raise UserError(
+                "reference: adapter_off needs a LoRA or another tuner on the model; use reference: copy"
+            )
         if how not in ("adapter_off", "copy"):
-            raise UserError(f"reference: {how!r} does not serve freshly sampled answers; use auto, adapter_off or copy")
+            raise UserError(
+                f"reference: {how!r} does not serve freshly sampled answers; use auto, adapter_off or copy"
+            )
         self.how = how
         self._adapter = adapter
         self._model = model if how == "adapter_off" else copy.deepcopy(model).eval().requires_grad_(False)

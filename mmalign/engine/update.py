@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmalign.engine.step import Loss
 from mmalign.errors import UserError
 from mmalign.objectives.kl import kl_loss
-from mmalign.objectives.masked import aggregate, masked_mean
+from mmalign.objectives.masked import aggregate
 from mmalign.objectives.policy import ppo_policy_loss, ppo_value_loss
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmalign.engine.critic import Critic
     from mmalign.engine.experience import Experience
     from mmalign.protocols import Likelihood
+    from mmalign.types import LogP
 
 __all__ = ["policy_update_loss"]
 
@@ -48,23 +49,44 @@ def policy_update_loss(
         UserError: when the modality's score is a surrogate, on which a ratio means nothing.
     """
     batch = adapter.collate([data.rows[k] for k in index])
-    width = batch.mask.shape[1]
-    rows = torch.tensor(list(index), device=data.mask.device)
-
-    def take(value: Tensor) -> Tensor:
-        return value[rows, :width]
-
+    part = _taken(data, index, batch.mask.shape[1])
     with torch.set_grad_enabled(not critic_only):
         scored = adapter.logp(
             model, batch, temperature=cfg.temperature, entropy=cfg.entropy_coef > 0, hidden=critic is not None
         )
     if scored.surrogate:
-        raise UserError(f"modality {adapter.name!r} scores with a surrogate, so PPO's importance ratio is undefined on it")
+        raise UserError(
+            f"modality {adapter.name!r} scores with a surrogate, so PPO's importance ratio is undefined on it"
+        )
+    total, report = _policy_terms(scored, part, cfg, kl_coef)
+    if critic_only:
+        total = torch.zeros_like(total)
+    if critic is not None and scored.hidden is not None:
+        value, value_metrics = ppo_value_loss(
+            critic(scored.hidden), part["values"], part["returns"], scored.mask, cfg.cliprange_value
+        )
+        total = total + cfg.vf_coef * value
+        report |= {"value_loss": value.detach(), **value_metrics}
+    weight = float(scored.mask.sum()) if cfg.loss_type in ("dapo", "bnpo") else float(len(index))
+    return Loss(total, weight, report)
+
+
+def _taken(data: Experience, index: Sequence[int], width: int) -> dict[str, Tensor]:
+    """The samples ``index`` of every tensor, cut to the micro-batch's own width."""
+    rows = torch.tensor(list(index), device=data.mask.device)
+    names = ("logp_old", "logp_ref", "advantages", "values", "returns")
+    return {name: getattr(data, name)[rows, :width] for name in names}
+
+
+def _policy_terms(
+    scored: LogP, part: dict[str, Tensor], cfg: PPOConfig, kl_coef: float
+) -> tuple[Tensor, dict[str, float | Tensor]]:
+    """The clipped loss with, where configured, the KL and the entropy bonus."""
     mask = scored.mask
-    policy, metrics = ppo_policy_loss(
+    total, metrics = ppo_policy_loss(
         scored.values,
-        take(data.logp_old),
-        take(data.advantages),
+        part["logp_old"],
+        part["advantages"],
         mask,
         cfg.cliprange,
         cliprange_high=cfg.cliprange_high,
@@ -72,28 +94,20 @@ def policy_update_loss(
         aggregation=cfg.loss_type,
         max_length=cfg.max_completion_length,
     )
-    total = torch.zeros_like(policy) if critic_only else policy
-    report = {"policy_loss": policy.detach(), **metrics}
-    if cfg.kl_placement == "loss" and kl_coef and not critic_only:
+    report: dict[str, float | Tensor] = {"policy_loss": total.detach(), **metrics}
+    if cfg.kl_placement == "loss" and kl_coef:
         per_step = kl_loss(
             scored.values,
-            take(data.logp_ref),
+            part["logp_ref"],
             mask,
             cfg.kl_estimator,
             ratio_correction=cfg.kl_ratio_correction,
-            logp_old=take(data.logp_old),
+            logp_old=part["logp_old"],
         )
         penalty = aggregate(per_step, mask, cfg.loss_type, max_length=cfg.max_completion_length)
         total = total + kl_coef * penalty
         report["kl_loss"] = penalty.detach()
-    if cfg.entropy_coef and not critic_only and scored.entropy is not None:
-        entropy = masked_mean(scored.entropy, mask)
-        total = total - cfg.entropy_coef * entropy
-    if critic is not None:
-        value, value_metrics = ppo_value_loss(
-            critic(scored.hidden), take(data.values), take(data.returns), mask, cfg.cliprange_value
-        )
-        total = total + cfg.vf_coef * value
-        report |= {"value_loss": value.detach(), **value_metrics}
-    weight = float(mask.sum()) if cfg.loss_type in ("dapo", "bnpo") else float(len(index))
-    return Loss(total, weight, report)
+    if cfg.entropy_coef and scored.entropy is not None:
+        spread = aggregate(scored.entropy, mask, cfg.loss_type, max_length=cfg.max_completion_length)
+        total = total - cfg.entropy_coef * spread
+    return total, report

@@ -147,9 +147,7 @@ def _moves(other: Tensor, base: Tensor, mask: Tensor, tolerance: float) -> tuple
     return mean, float((move.amax(-1) > tolerance).float().mean())
 
 
-def _score(
-    adapter: Likelihood, model: nn.Module, rows: Sequence[Row], seed: int
-) -> tuple[Tensor, Tensor]:
+def _score(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], seed: int) -> tuple[Tensor, Tensor]:
     batch = adapter.collate(rows)
     scored = adapter.logp(model, batch, generator(seed, "guard", "score"))
     return torch.where(scored.mask, scored.values, torch.zeros_like(scored.values)), scored.mask

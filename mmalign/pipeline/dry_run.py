@@ -54,7 +54,7 @@ def dry_run(cfg: RunConfig) -> None:
         for stage in (s for s in cfg.stages if s in _TRAINING):
             began = time.perf_counter()
             run_one(ctx, stage)
-            seconds = time.perf_counter() - began
+            seconds = _step_seconds(ctx.run_dir, stage) or time.perf_counter() - began
             facts = json.loads((ctx.home(stage) / "stages" / stage / "done.json").read_text(encoding="utf-8"))
             if not facts.get("skipped"):
                 estimates.append(StageEstimate(stage, seconds, _answers(small, stage), _answers(cfg, stage)))
@@ -68,7 +68,9 @@ def shrunk(cfg: RunConfig) -> RunConfig:
         update={
             "data": cfg.data.model_copy(update={"n_train": _ROWS, "n_validation": _ROWS, "max_rows": _ROWS}),
             "sft": cfg.sft.model_copy(update={**few, "max_steps": min(1, cfg.sft.max_steps)}),
-            "feedback": cfg.feedback.model_copy(update={"n_prompts": _ROWS, "n_heldout": _ROWS, "n_samples": 1}),
+            "feedback": cfg.feedback.model_copy(
+                update={"n_prompts": _ROWS, "n_heldout": _ROWS, "n_samples": 1}
+            ),
             "reward_model": cfg.reward_model.model_copy(update={**few, "max_steps": 1}),
             "ppo": _one_step(cfg.ppo),
             "grpo": _one_step(cfg.grpo),
@@ -108,6 +110,13 @@ def _answers(cfg: RunConfig, stage: str) -> int:
         return cfg.reward_model.max_steps * cfg.reward_model.per_device_train_batch_size
     online = cfg.ppo if stage == "ppo" else cfg.grpo
     return online.max_steps * online.rollout_batch_size * online.num_generations
+
+
+def _step_seconds(run_dir: Path, stage: str) -> float | None:
+    """Seconds of the stage's one step, without loading; none for a stage that has no steps."""
+    file = run_dir / "timing.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return next((float(record["seconds"]) for record in records if record["stage"] == stage), None)
 
 
 def _peak_bytes() -> int:

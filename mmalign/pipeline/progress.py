@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 __all__ = ["step_progress"]
 
@@ -41,7 +48,9 @@ def step_progress(
         yield on_step
 
 
-def _line_printer(title: str, total: int, show: tuple[str, ...]) -> Callable[[int, Mapping[str, float]], None]:
+def _line_printer(
+    title: str, total: int, show: tuple[str, ...]
+) -> Callable[[int, Mapping[str, float]], None]:
     start = time.perf_counter()
     first: list[int] = []
     every = max(1, total // 5)
@@ -51,7 +60,10 @@ def _line_printer(title: str, total: int, show: tuple[str, ...]) -> Callable[[in
         if step % every == 0 or step == total:
             spent = time.perf_counter() - start
             left = spent / (step - first[0] + 1) * (total - step)
-            print(f"{title} {step}/{total}  {spent:.0f} s, {left:.0f} s left  {_note(metrics, show)}", file=sys.stderr)
+            print(
+                f"{title} {step}/{total}  {spent:.0f} s, {left:.0f} s left  {_note(metrics, show)}",
+                file=sys.stderr,
+            )
 
     return on_step
 

@@ -63,7 +63,9 @@ def open_run(cfg: RunConfig) -> RunContext:
     """
     unknown = [stage for stage in cfg.stages if stage not in STAGES]
     if unknown:
-        raise UserError(f"stages: unknown stage {unknown[0]!r}{nearest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
+        raise UserError(
+            f"stages: unknown stage {unknown[0]!r}{nearest(unknown[0], STAGES)}; known: {', '.join(STAGES)}"
+        )
     ctx = RunContext(cfg, Path(cfg.output_dir))
     if not ctx.accelerator.is_main_process:
         return ctx

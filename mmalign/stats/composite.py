@@ -58,7 +58,9 @@ class Composite:
             return Interval(found.value, edge.ci_low, edge.ci_high, f"wilson on {size} clusters", found.n)
         return found
 
-    def paired(self, a: Sequence[Sample], b: Sequence[Sample], *, draws: int = 2000, seed: int = 0) -> Interval:
+    def paired(
+        self, a: Sequence[Sample], b: Sequence[Sample], *, draws: int = 2000, seed: int = 0
+    ) -> Interval:
         """Value of ``b`` minus value of ``a`` on the ids they share; each replicate draws once for both."""
         kept_a, kept_b = _with_columns(a, self.columns), _with_columns(b, self.columns)
         shared = [name for name in kept_a if name in kept_b]
@@ -97,7 +99,9 @@ def mean(column: str, higher_is_better: bool | None = None, *, rate: bool = True
     return Composite((column,), lambda t: t[:, 0] / t[:, -1], higher_is_better, rate)
 
 
-def ratio(over: Sequence[str] | str, under: Sequence[str] | str, higher_is_better: bool | None = None) -> Composite:
+def ratio(
+    over: Sequence[str] | str, under: Sequence[str] | str, higher_is_better: bool | None = None
+) -> Composite:
     """Share: the sum of the ``over`` columns divided by that of the ``under`` columns (a micro average)."""
     top = (over,) if isinstance(over, str) else tuple(over)
     bottom = (under,) if isinstance(under, str) else tuple(under)

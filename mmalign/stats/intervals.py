@@ -133,7 +133,9 @@ def _mean_of_first(totals: NDArray[np.float64]) -> NDArray[np.float64]:
 def _weights(size: int, draws: int, seed: int) -> NDArray[np.float64]:
     """How often each of ``size`` clusters is drawn, ``[draws, size]``; kept, as many metrics share them."""
     rng = np.random.default_rng(seed)
-    counts: NDArray[np.float64] = rng.multinomial(size, np.full(size, 1.0 / size), size=draws).astype(np.float64)
+    counts: NDArray[np.float64] = rng.multinomial(size, np.full(size, 1.0 / size), size=draws).astype(
+        np.float64
+    )
     counts.setflags(write=False)
     return counts
 

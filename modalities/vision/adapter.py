@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from mmalign.errors import UserError, nearest
 from mmalign.modalities.vision.batching import PaddingSide, PlaceholderCheck, count_features, pad_batch
 from mmalign.modalities.vision.encoding import EncodedPrompt, RowEncoder
 from mmalign.modalities.vision.forward import answer_states, step_logp, unwrap
@@ -25,9 +28,6 @@ from mmalign.modalities.vision.prompts import answer_text, plain_text
 from mmalign.modalities.vision.rollouts import assemble
 from mmalign.modalities.vision.sampling import Draw, draw_answers, uniform_noise
 from mmalign.modalities.vision.segments import Granularity, char_ends, segment
-from torch import Tensor, nn
-
-from mmalign.errors import UserError, nearest
 from mmalign.types import Batch, LogP, Rollout, Row
 
 __all__ = ["VisionAdapter"]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from mmalign.modalities.vision.encoding import EncodedPrompt
 from torch import Tensor
 
 from mmalign.errors import UserError
+from mmalign.modalities.vision.encoding import EncodedPrompt
 from mmalign.types import Row
 
 __all__ = ["PaddingSide", "PlaceholderCheck", "count_features", "merge_media", "pad_batch"]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmalign.modalities.vision.media import content_key, open_image
-from mmalign.modalities.vision.prompts import answer_frame, answer_text, messages, render
 from torch import Tensor
 
 from mmalign.errors import UserError
+from mmalign.modalities.vision.media import content_key, open_image
+from mmalign.modalities.vision.prompts import answer_frame, answer_text, messages, render
 from mmalign.types import Row
 
 __all__ = ["EncodedPrompt", "RowEncoder"]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmalign.modalities.vision.forward import body, head_logits, unwrap
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -18,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from mmalign.errors import UserError, nearest
+from mmalign.modalities.vision.forward import body, head_logits, unwrap
 
 __all__ = [
     "adapter_base",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmalign.modalities.vision.forward import body, unwrap
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from mmalign.errors import UserError, nearest
+from mmalign.modalities.vision.forward import body, unwrap
 
 __all__ = ["attach_lora", "language_linears"]
 

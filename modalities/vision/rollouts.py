@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+
 from mmalign.modalities.vision.sampling import Draw
 from mmalign.modalities.vision.segments import Granularity, char_ends, segment
-
 from mmalign.types import Rollout, Row
 
 __all__ = ["assemble"]

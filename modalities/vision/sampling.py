@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmalign.modalities.vision.forward import body, forward_names, head_logits, positions, unwrap
 from torch import Tensor, nn
 from transformers import DynamicCache
+
+from mmalign.modalities.vision.forward import body, forward_names, head_logits, positions, unwrap
 
 __all__ = ["Draw", "draw_answers", "inference", "uniform_noise"]
 

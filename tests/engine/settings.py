@@ -37,7 +37,11 @@ def make_trainer(cfg: Any, seed: int = 0, model: Any = None, reward: Any = None)
     critic = None
     if cfg.advantage == "gae":
         critic = Critic(model.hidden_size, width=32, seed=seed)
-        modules["critic"], groups["critic"], rates["critic"] = critic, critic.parameters(), cfg.critic_learning_rate
+        modules["critic"], groups["critic"], rates["critic"] = (
+            critic,
+            critic.parameters(),
+            cfg.critic_learning_rate,
+        )
     kl = KLCoefficient(cfg.kl_coef)
     state = LoopState(modules, make_optimizer(groups, rates), {"kl": kl})
     return OnlineTrainer(

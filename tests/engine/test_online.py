@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.engine.settings import make_trainer, ppo_settings
 
 from mmalign.engine.experience import make_experience
 from mmalign.engine.step import Loss
 from mmalign.engine.update import policy_update_loss
 from mmalign.errors import UserError
 from mmalign.types import Rollout, StepReward
+from tests.engine.settings import make_trainer, ppo_settings
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"advantage": "grpo", "num_generations": 4, "num_ppo_epochs": 1, "num_minibatches": 1, "rollout_batch_size": 16},
-        {"advantage": "rloo", "num_generations": 4, "num_ppo_epochs": 1, "num_minibatches": 1, "rollout_batch_size": 16},
-        {"advantage": "grpo", "num_generations": 4, "dense_advantages": True, "kl_placement": "loss", "kl_estimator": "k3"},
+        {
+            "advantage": "grpo",
+            "num_generations": 4,
+            "num_ppo_epochs": 1,
+            "num_minibatches": 1,
+            "rollout_batch_size": 16,
+        },
+        {
+            "advantage": "rloo",
+            "num_generations": 4,
+            "num_ppo_epochs": 1,
+            "num_minibatches": 1,
+            "rollout_batch_size": 16,
+        },
+        {
+            "advantage": "grpo",
+            "num_generations": 4,
+            "dense_advantages": True,
+            "kl_placement": "loss",
+            "kl_estimator": "k3",
+        },
     ],
     ids=["ppo", "grpo", "rloo", "dense-grpo"],
 )
@@ -90,7 +108,9 @@ def test_critic_warm_up_leaves_the_policy_alone() -> None:
 
 
 def test_early_stop_on_kl() -> None:
-    trainer = make_trainer(ppo_settings(kl_stop=0.0, learning_rate=5e-2, num_ppo_epochs=8, critic_warmup_steps=0))
+    trainer = make_trainer(
+        ppo_settings(kl_stop=0.0, learning_rate=5e-2, num_ppo_epochs=8, critic_warmup_steps=0)
+    )
     assert trainer.step(1)["stopped_early"] == 1.0
 
 
@@ -104,10 +124,18 @@ def test_micro_batches_do_not_change_the_gradient() -> None:
         weight = 0.0
         for start in range(0, 12, size):
             loss: Loss = policy_update_loss(
-                trainer.adapter, trainer.model, trainer.critic, data, list(range(start, start + size)), cfg, 0.02
+                trainer.adapter,
+                trainer.model,
+                trainer.critic,
+                data,
+                list(range(start, start + size)),
+                cfg,
+                0.02,
             )
             total, weight = total + loss.value * loss.weight, weight + loss.weight
-        grads = torch.autograd.grad(total / weight, [p for p in trainer.model.parameters() if p.requires_grad])
+        grads = torch.autograd.grad(
+            total / weight, [p for p in trainer.model.parameters() if p.requires_grad]
+        )
         return torch.cat([g.flatten() for g in grads])
 
     whole = gradient(12)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-_SCRIPT = '''
+_SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
@@ -40,7 +40,7 @@ online = [dict(trainer.step(step)) for step in range(1, 4)]
 weights = {n: p.double().sum().item() for n, p in [*model.named_parameters(), *trainer.model.named_parameters()]}
 if accelerator.is_main_process:
     Path(sys.argv[1]).write_text(json.dumps({"sft": losses, "ppo": online, "weights": weights}))
-'''
+"""
 
 
 def _free_port() -> int:
@@ -67,6 +67,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     two = _launch(script, tmp_path / "two.json", 2)
     for stage in ("sft", "ppo"):
         for left, right in zip(one[stage], two[stage], strict=True):  # type: ignore[call-overload]
-            for name in ("loss", "grad_norm", *(["rewards/mean", "kl", "policy_loss"] if stage == "ppo" else [])):
+            for name in (
+                "loss",
+                "grad_norm",
+                *(["rewards/mean", "kl", "policy_loss"] if stage == "ppo" else []),
+            ):
                 assert right[name] == pytest.approx(left[name], abs=1e-5), (stage, name)
     assert two["weights"] == pytest.approx(one["weights"], abs=1e-4)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engine.settings import ListSink, loop_arguments, make_trainer, ppo_settings
 
 from mmalign.engine import atomic
 from mmalign.engine.checkpoint import latest_checkpoint, load_checkpoint
@@ -20,6 +19,7 @@ from mmalign.engine.loop import run_loop
 from mmalign.engine.step import Loss, optimisation_step
 from mmalign.errors import UserError
 from mmalign.types import Rollout, StepReward
+from tests.engine.settings import ListSink, loop_arguments, make_trainer, ppo_settings
 
 
 def _run(folder: Path, steps: int, sink: ListSink) -> dict[str, torch.Tensor]:
@@ -110,7 +110,10 @@ def test_nan_stops_with_one_sentence() -> None:
     optimizer = torch.optim.AdamW([parameter])
     with pytest.raises(UserError, match="stage x, step 2: loss became nan"):
         optimisation_step(
-            [lambda: Loss(parameter.sum() * float("nan"), 1.0)], optimizer, max_grad_norm=1.0, where="stage x, step 2"
+            [lambda: Loss(parameter.sum() * float("nan"), 1.0)],
+            optimizer,
+            max_grad_norm=1.0,
+            where="stage x, step 2",
         )
     assert parameter.item() == 1.0
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())

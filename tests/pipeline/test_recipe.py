@@ -59,7 +59,9 @@ def test_final_model_loads_and_running_again_changes_nothing(finished: Path) -> 
 
 def test_another_configuration_is_refused(finished: Path) -> None:
     with pytest.raises(UserError, match=r"ppo.learning_rate = 0.01, now 0.002"):
-        run_recipe(load_config("toy", ["--output_dir", str(finished), "--ppo.learning_rate", "0.002", *STAGES]))
+        run_recipe(
+            load_config("toy", ["--output_dir", str(finished), "--ppo.learning_rate", "0.002", *STAGES])
+        )
 
 
 def test_an_arm_reuses_shared_stages(finished: Path, tmp_path: Path) -> None:
@@ -72,8 +74,18 @@ def test_an_arm_reuses_shared_stages(finished: Path, tmp_path: Path) -> None:
 def test_grpo_runs_on_the_same_rewards(finished: Path, tmp_path: Path) -> None:
     flags = ["--output_dir", str(tmp_path / "arm"), "--reuse_from", str(finished), "--stages", "grpo"]
     arm = run_recipe(
-        load_config("toy", [*flags, "--grpo.max_steps", "4", "--grpo.learning_rate", "1e-2",
-                            "--grpo.max_completion_length", "8"])  # fmt: skip
+        load_config(
+            "toy",
+            [
+                *flags,
+                "--grpo.max_steps",
+                "4",
+                "--grpo.learning_rate",
+                "1e-2",
+                "--grpo.max_completion_length",
+                "8",
+            ],
+        )  # fmt: skip
     )
     rewards = [record["rewards/mean"] for record in _lines(arm)]
     assert rewards[-1] > rewards[0]
@@ -91,8 +103,19 @@ def test_second_start_model(tmp_path: Path) -> None:
     run_recipe(load_config("toy", [*flags, "--model.model_name_or_path", "embedded:1"]))
     with pytest.raises(UserError, match="no start model 'embedded:7'"):
         run_recipe(
-            load_config("toy", ["--output_dir", str(tmp_path / "b"), "--stages", "sft", "--sft.max_steps", "1",
-                                "--model.model_name_or_path", "embedded:7"])  # fmt: skip
+            load_config(
+                "toy",
+                [
+                    "--output_dir",
+                    str(tmp_path / "b"),
+                    "--stages",
+                    "sft",
+                    "--sft.max_steps",
+                    "1",
+                    "--model.model_name_or_path",
+                    "embedded:7",
+                ],
+            )  # fmt: skip
         )
 
 

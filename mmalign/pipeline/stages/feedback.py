@@ -35,7 +35,9 @@ def run(ctx: RunContext) -> None:
         n = cfg.n_prompts if part == "train" else cfg.n_heldout
         prompts = ctx.rows(split, n)
         answers = sample_answers(ctx, model, prompts, part)
-        shuffle = derive_seed(ctx.cfg.seed, "shuffle", part) if cfg.shuffle_labels and part == "train" else None
+        shuffle = (
+            derive_seed(ctx.cfg.seed, "shuffle", part) if cfg.shuffle_labels and part == "train" else None
+        )
         labelled = collect(
             answers,
             judge,
@@ -60,7 +62,9 @@ def sample_answers(ctx: RunContext, model: Any, prompts: list[Row], part: str) -
     """Draw ``n_samples`` answers per prompt; the draw of a chunk depends on the seed and its place only."""
     cfg = ctx.cfg.feedback
     if not isinstance(ctx.adapter, Samples):
-        raise UserError(f"stage feedback: modality {ctx.adapter.name!r} cannot sample; give labelled rows instead")
+        raise UserError(
+            f"stage feedback: modality {ctx.adapter.name!r} cannot sample; give labelled rows instead"
+        )
     answers: list[Row] = []
     size = cfg.batch_size
     with step_progress(f"feedback {part}", len(prompts), enabled=ctx.accelerator.is_main_process) as on_step:

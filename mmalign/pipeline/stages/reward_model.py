@@ -108,7 +108,11 @@ def _guard(ctx: RunContext, model: Any, rows: Sequence[Row]) -> None:
     if guard.enabled and not ctx.cfg.reward_model.blank_media:
         for trunk in model.trunks.values():
             check_modality_used(
-                ctx.adapter, trunk, rows[: guard.n_rows], seed=ctx.cfg.seed, allow_unused=guard.allow_unused_media
+                ctx.adapter,
+                trunk,
+                rows[: guard.n_rows],
+                seed=ctx.cfg.seed,
+                allow_unused=guard.allow_unused_media,
             )
 
 

@@ -30,7 +30,9 @@ def run(ctx: RunContext) -> None:
     rows = ctx.rows("train", ctx.cfg.data.n_train, kind="caption")
     lacking = [row.id for row in rows if row.completion is None]
     if lacking:
-        raise UserError(f"stage sft: row {lacking[0]} has no 'completion' to learn from ({len(lacking)} such rows)")
+        raise UserError(
+            f"stage sft: row {lacking[0]} has no 'completion' to learn from ({len(lacking)} such rows)"
+        )
     model = tuned(ctx, ctx.load_model(ctx.base_model()))
     freeze(model, ctx.cfg.model.freeze)
     guard = ctx.cfg.guard
@@ -38,7 +40,9 @@ def run(ctx: RunContext) -> None:
         check_modality_used(
             ctx.adapter, model, rows[: guard.n_rows], seed=ctx.cfg.seed, allow_unused=guard.allow_unused_media
         )
-    optimizer = make_optimizer({"policy": model.parameters()}, {"policy": cfg.learning_rate}, cfg.weight_decay)
+    optimizer = make_optimizer(
+        {"policy": model.parameters()}, {"policy": cfg.learning_rate}, cfg.weight_decay
+    )
     state = LoopState({"policy": model}, optimizer)
     trainer = OfflineTrainer(
         loss_fn=sft_objective(ctx.adapter, model),

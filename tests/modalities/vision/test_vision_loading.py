@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmalign.modalities.vision import VisionAdapter
-from mmalign.modalities.vision.media import open_image
 from safetensors.torch import load_file, save_file
 from vision_rows import load, make_rows, picture
 
 from mmalign.errors import UserError
+from mmalign.modalities.vision import VisionAdapter
+from mmalign.modalities.vision.media import open_image
 from mmalign.types import Row
 
 

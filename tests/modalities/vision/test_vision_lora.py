@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from mmalign.modalities.vision import VisionAdapter, attach_lora
-from mmalign.modalities.vision.lora import language_linears
 from torch import nn
 
 from mmalign.errors import UserError
+from mmalign.modalities.vision import VisionAdapter, attach_lora
+from mmalign.modalities.vision.lora import language_linears
 from mmalign.rng import generator
 from mmalign.types import Row
 

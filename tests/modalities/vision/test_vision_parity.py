@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from mmalign.modalities.vision import VisionAdapter, forward
 
+from mmalign.modalities.vision import VisionAdapter, forward
 from mmalign.protocols import Conditioned, Likelihood, Samples, Shows, Tunes
 from mmalign.types import LogP, Row
 

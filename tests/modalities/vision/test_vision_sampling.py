@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from mmalign.modalities.vision import sampling
 
 from mmalign.errors import UserError
+from mmalign.modalities.vision import sampling
 from mmalign.rng import generator
 from mmalign.types import Rollout, Row
 

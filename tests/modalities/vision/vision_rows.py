@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmalign.modalities.vision import VisionAdapter
 from PIL import Image
 from torch import nn
 from vision_families import Family
 
+from mmalign.modalities.vision import VisionAdapter
 from mmalign.types import Row
 
 
