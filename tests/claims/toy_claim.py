@@ -91,7 +91,5 @@ def make(
 CLAIM = make("toy", ARMS + MORE, starts=2)
 SHORT = make("toy-short", ARMS)
 UNMET = make("toy-unmet", ARMS[:3], (Statement("B", "accuracy reaches 2", True, impossible),))
-FAILING = make(
-    "toy-failing", (ARMS[0], Arm("bad", kind="baseline", stages=(), reuses="sft", job=broken)), (), starts=2
-)
+FAILING = make("toy-failing", (ARMS[0], Arm("bad", kind="baseline", stages=(), reuses="sft", job=broken)), ())
 UNEQUAL = make("toy-unequal", (*ARMS, Arm("longer", {**TRAIN, "ppo.max_steps": 9}, reuses="shared")))
