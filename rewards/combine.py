@@ -64,7 +64,9 @@ def add_kl(
         UserError: when ``kl_coef`` is negative (that would pay for leaving the reference).
     """
     if kl_coef < 0:
-        raise UserError(f"kl_coef: expected a number >= 0, found {kl_coef} (a penalty is subtracted for you).")
+        raise UserError(
+            f"kl_coef: expected a number >= 0, found {kl_coef} (a penalty is subtracted for you)."
+        )
     if "kl" in reward.parts:
         raise ValueError("the reward already has a part 'kl'")
     part = -kl_coef * kl_penalty(logp, logp_ref, estimator, mask)

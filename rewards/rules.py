@@ -50,7 +50,9 @@ class ExactMatch:
 
     def _score(self, row: Row, n: int) -> float:
         if self.key not in row.meta:
-            raise UserError(f"row {row.id!r}: meta has no {self.key!r}, which exact_match compares answers with.")
+            raise UserError(
+                f"row {row.id!r}: meta has no {self.key!r}, which exact_match compares answers with."
+            )
         same = _plain(str(row.completion)) == _plain(str(row.meta[self.key]))
         return self.value * same
 
@@ -66,9 +68,7 @@ class Length:
 
     def __call__(self, rollout: Rollout) -> StepReward:
         """Return the closeness to the wanted length on the last real step."""
-        return _per_answer(
-            "length", rollout, lambda _, n: max(0.0, 1.0 - abs(n - self.target) / self.width)
-        )
+        return _per_answer("length", rollout, lambda _, n: max(0.0, 1.0 - abs(n - self.target) / self.width))
 
 
 def _per_answer(name: str, rollout: Rollout, score: Callable[[Row, int], float]) -> StepReward:

@@ -61,13 +61,16 @@ class Shaping:
 
     def __post_init__(self) -> None:
         if self.length not in LENGTH_MODES:
-            raise UserError(f"length: {self.length!r} is not one of {LENGTH_MODES}"
-                            f"{nearest(self.length, LENGTH_MODES)}.")
+            raise UserError(
+                f"length: {self.length!r} is not one of {LENGTH_MODES}{nearest(self.length, LENGTH_MODES)}."
+            )
         if self.placement not in ("dense", "sequence"):
             raise UserError(f"placement: {self.placement!r} is neither 'dense' nor 'sequence'.")
         missing = [name for name in self.weights if name not in self.baseline]
         if self.length == "centred" and missing:
-            raise UserError(f"length 'centred' needs baseline for {missing}: the mean label of the start policy.")
+            raise UserError(
+                f"length 'centred' needs baseline for {missing}: the mean label of the start policy."
+            )
 
 
 def repeated_segments(
@@ -131,9 +134,7 @@ def shape(
         fresh = [k for k in live if not repeats[b][k]]
         for name, weight in shaping.weights.items():
             said = [(k, value) for k in fresh if (value := scores[b][k].get(name)) is not None]
-            entries[name] += [
-                (b, at[k], weight * _pay(value, name, len(said), shaping)) for k, value in said
-            ]
+            entries[name] += [(b, at[k], weight * _pay(value, name, len(said), shaping)) for k, value in said]
     parts = {name: place(rollout.mask, items) for name, items in entries.items()}
     return StepReward(per_step=sum(parts.values()), parts=parts)  # type: ignore[arg-type]
 

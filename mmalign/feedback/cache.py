@@ -88,6 +88,8 @@ class CachedJudge:
         seen = evidence_digest(self.judge, row)
         who = [self.judge.name, str(getattr(self.judge, "version", "1"))]
         return [
-            hashlib.sha256(json.dumps([seen, fact.type, list(fact.key), fact.question(), *who]).encode()).hexdigest()
+            hashlib.sha256(
+                json.dumps([seen, fact.type, list(fact.key), fact.question(), *who]).encode()
+            ).hexdigest()
             for fact in facts
         ]

@@ -85,12 +85,16 @@ class ChatClient:
         self.model = model or os.environ.get("MMALIGN_ENDPOINT_MODEL", "")
         url = urllib.parse.urlsplit(self.base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise UserError(f"base_url: expected http(s)://host/v1 (or MMALIGN_ENDPOINT), found {self.base_url!r}.")
+            raise UserError(
+                f"base_url: expected http(s)://host/v1 (or MMALIGN_ENDPOINT), found {self.base_url!r}."
+            )
         if not self.model:
             raise UserError("model: expected the endpoint's model name (or MMALIGN_ENDPOINT_MODEL).")
         self._local = url.hostname in LOCAL
         if url.scheme == "http" and not self._local and os.environ.get(key_env):
-            raise UserError(f"base_url: {self.base_url} is plain http, over which the key would travel unprotected.")
+            raise UserError(
+                f"base_url: {self.base_url} is plain http, over which the key would travel unprotected."
+            )
         self.key_env, self.timeout, self.max_retries = key_env, timeout, max_retries
         self.backoff, self.max_wait, self.max_cost = backoff, max_wait, max_cost
         self.price_in, self.price_out = price_in, price_out
@@ -121,8 +125,8 @@ class ChatClient:
                 with self.usage.lock:
                     self.usage.retries += 1
                 time.sleep(min(wait, self.max_wait))
-        tries = self.max_retries + 1
-        raise UserError(f"{self.base_url}: no usable answer after {tries} tries ({problem}); run the command again to go on.")
+        tries = f"{self.max_retries + 1} tries ({problem})"
+        raise UserError(f"{self.base_url}: no usable answer after {tries}; run the command again to go on.")
 
     def _once(self, data: bytes) -> str:
         headers = {"Content-Type": "application/json"}
@@ -165,7 +169,9 @@ class ChatClient:
 
     def _check_cost(self) -> None:
         if self.max_cost and self.usage.cost >= self.max_cost:
-            raise UserError(f"max_cost: {self.usage.cost:.4g} of {self.max_cost:.4g} are spent; raise it to go on.")
+            raise UserError(
+                f"max_cost: {self.usage.cost:.4g} of {self.max_cost:.4g} are spent; raise it to go on."
+            )
 
     def _wait_turn(self) -> None:
         if not self._gap:

@@ -121,7 +121,9 @@ def shuffle_labels(rows: Sequence[Row], seed: int) -> list[Row]:
     return [
         replace(
             row,
-            segments=tuple(replace(s, labels=items) for s, items in zip(row.segments, labels[b], strict=True)),
+            segments=tuple(
+                replace(s, labels=items) for s, items in zip(row.segments, labels[b], strict=True)
+            ),
         )
         for b, row in enumerate(rows)
     ]
@@ -142,13 +144,13 @@ def _resume(rows: Sequence[Row], path: Path) -> list[dict[str, Any]]:
         for record, row in zip(done, rows, strict=False)
     )
     if not same:
-        raise UserError(f"{path}: holds feedback on other answers; delete it or choose another output folder.")
+        raise UserError(
+            f"{path}: holds feedback on other answers; delete it or choose another output folder."
+        )
     return done
 
 
-def _record(
-    row: Row, facts: Sequence[Sequence[JudgedFact]], judge: Judge, path: Path
-) -> dict[str, Any]:
+def _record(row: Row, facts: Sequence[Sequence[JudgedFact]], judge: Judge, path: Path) -> dict[str, Any]:
     segments = [
         {**_plain_segment(segment), "facts": [asdict(fact) for fact in items]}
         for segment, items in zip(row.segments, facts, strict=True)

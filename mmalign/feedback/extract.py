@@ -53,7 +53,9 @@ class EndpointExtractor:
 
     def _ask(self, texts: tuple[str, ...]) -> list[list[Fact]]:
         numbered = "\n".join(f"{k}. {text}" for k, text in enumerate(texts, start=1))
-        reply = self.client.chat([{"role": "user", "content": PROMPT + numbered}], max_tokens=200 * len(texts))
+        reply = self.client.chat(
+            [{"role": "user", "content": PROMPT + numbered}], max_tokens=200 * len(texts)
+        )
         found = parse_facts(reply, len(texts))
         if found is not None:
             return found
@@ -72,7 +74,9 @@ def parse_facts(reply: str, n: int) -> list[list[Fact]] | None:
     """
     value = _first_json(reply)
     if isinstance(value, dict):
-        inner = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+        inner = [
+            item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)
+        ]
         value = inner[0] if inner else [value]
     if not isinstance(value, list) or len(value) != n or not all(isinstance(item, dict) for item in value):
         return None

@@ -48,9 +48,13 @@ def judge_row(
     direct = getattr(judge, "segment_labels", None)
     if direct is not None:
         found: list[Mapping[str, int] | None] = [direct(row, k) for k in range(len(row.segments))]
-        segments = [replace(s, labels=dict(labels or {})) for s, labels in zip(row.segments, found, strict=True)]
+        segments = [
+            replace(s, labels=dict(labels or {})) for s, labels in zip(row.segments, found, strict=True)
+        ]
         return replace(row, segments=tuple(segments)), [[] for _ in segments]
-    facts = [[f for f in items if f.type in types] for items in facts_of(extractor, [s.text for s in row.segments])]
+    facts = [
+        [f for f in items if f.type in types] for items in facts_of(extractor, [s.text for s in row.segments])
+    ]
     distinct: dict[tuple[str, Any], Any] = {(f.type, f.key): f for items in facts for f in items}
     answers = judge.verify(row, list(distinct.values())) if distinct else []
     verdict = dict(zip(distinct, answers, strict=True))

@@ -77,5 +77,7 @@ class OrderSwapped:
     def _ask(self, row: Row, first: str, second: str) -> float:
         p = float(self.judge.compare(row, first, second))
         if not 0.0 <= p <= 1.0:
-            raise UserError(f"row {row.id!r}: the judge returned {p} where a probability in [0, 1] was expected.")
+            raise UserError(
+                f"row {row.id!r}: the judge returned {p} where a probability in [0, 1] was expected."
+            )
         return p

@@ -1,20 +1,21 @@
 """FGAIF's reward models: one per hallucination type, three classes read at every segment's end.
 
-    p(c | s_i, type l) = softmax(W_l norm(h_{T_i}))    c in (-1, 0, +1)
+    p(c | s_i, type l) = softmax(head_l(x_i))    c in (-1, 0, +1)
 
 Reference: FGAIF (Jing and Du, 2024, arXiv:2404.05046), section on reward models; token classifiers
 of Fine-Grained RLHF (Wu et al., 2023, arXiv:2306.01693).
 
-Differs from paper: a LayerNorm stands before the linear head; ``shared_trunk`` puts three heads on one
-trunk (a third of the cost); ``context="segment"`` scores each segment as the answer to a verification
-prompt instead of inside the whole answer; nothing is inserted into the text: segment ends are
-the step spans recorded at generation.  Any modality with ``Likelihood`` serves as trunk.
+Differs from paper: ``read="surprise"`` (the default) reads more than the state at the segment's end (see
+``heads``), by an MLP; ``read="state", head="linear"`` is the paper's.  ``shared_trunk`` puts three heads
+on one trunk (a third of the cost); ``train_trunk=False`` trains heads only; ``context="segment"``
+scores each segment as a verification prompt of its own.  Nothing is inserted into the text: segment
+ends are the step spans recorded at generation.  Any modality with ``Likelihood`` serves as trunk.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmalign.errors import UserError
+from mmalign.errors import UserError, nearest
 from mmalign.objectives.reward_model import segment_cross_entropy
 from mmalign.protocols import Conditioned, Likelihood
 from mmalign.rewards.fgaif.data import IGNORE, segment_labels, segment_rows
+from mmalign.rewards.fgaif.heads import Read, SegmentHead, read_segments
 from mmalign.rewards.shaping import TYPES
 from mmalign.types import Row
 
@@ -48,12 +50,14 @@ class SegmentRewardModel(nn.Module):
         context: ``completion`` reads the state after each segment's last step in one pass over the
             whole answer (FGAIF); ``segment`` asks ``template`` about each segment by itself.
         template: verification prompt with ``{segment}``.
-        answer: completion of the verification prompt; its first step is where the head reads.
+        answer: completion of the verification prompt; the state before its first step is read.
+        read: ``state`` or ``surprise`` (``context="completion"`` only), see ``heads``.
         head: ``linear`` or ``mlp`` (one hidden layer of width ``H``).
+        train_trunk: false trains the heads alone; features are then computed once per training row.
         blank_media: a control: rows are blanked before they are read, in training and in scoring.
 
     Raises:
-        UserError: when the trunks do not match the types or the context is unknown.
+        UserError: when the trunks do not match the types or an option is unknown.
     """
 
     def __init__(
@@ -66,22 +70,28 @@ class SegmentRewardModel(nn.Module):
         context: Literal["completion", "segment"] = "completion",
         template: str = TEMPLATE,
         answer: str = "yes",
-        head: Literal["linear", "mlp"] = "linear",
+        read: Read | None = None,
+        head: Literal["linear", "mlp"] = "mlp",
+        train_trunk: bool = True,
         blank_media: bool = False,
     ) -> None:
         super().__init__()
         if set(trunks) not in ({SHARED}, set(types)):
-            raise UserError(f"trunks: expected {{'shared'}} or one per type {list(types)}, found {sorted(trunks)}.")
-        if context not in ("completion", "segment"):
-            raise UserError(f"context: {context!r} is neither 'completion' nor 'segment'.")
+            names = f"expected {{'shared'}} or one per type {list(types)}, found {sorted(trunks)}"
+            raise UserError(f"trunks: {names}.")
+        read = read or ("surprise" if context == "completion" else "state")
+        _check(context, read, head)
         self.adapter = adapter
         self.types = tuple(types)
         self.options: dict[str, Any] = {
-            "types": list(types), "hidden_size": hidden_size, "context": context,
-            "template": template, "answer": answer, "head": head, "blank_media": blank_media,
+            "types": list(types), "hidden_size": hidden_size, "context": context, "template": template,
+            "answer": answer, "read": read, "head": head, "train_trunk": train_trunk,
+            "blank_media": blank_media,
         }  # fmt: skip
         self.trunks = nn.ModuleDict(dict(trunks))
-        self.heads = nn.ModuleDict({kind: _head(hidden_size, head) for kind in types})
+        self.trunks.requires_grad_(train_trunk)
+        self.heads = nn.ModuleDict({kind: SegmentHead(hidden_size, read, head) for kind in types})
+        self._kept: dict[tuple[str, int], tuple[Row, Tensor]] = {}
 
     @classmethod
     def build(
@@ -95,7 +105,9 @@ class SegmentRewardModel(nn.Module):
         context: Literal["completion", "segment"] = "completion",
         template: str = TEMPLATE,
         answer: str = "yes",
-        head: Literal["linear", "mlp"] = "linear",
+        read: Read | None = None,
+        head: Literal["linear", "mlp"] = "mlp",
+        train_trunk: bool = True,
         blank_media: bool = False,
         device: str = "cpu",
         dtype: str = "float32",
@@ -111,7 +123,9 @@ class SegmentRewardModel(nn.Module):
             context: see the class.
             template: see the class.
             answer: see the class.
+            read: see the class.
             head: see the class.
+            train_trunk: see the class.
             blank_media: see the class.
             device: where the trunks live.
             dtype: number type of the trunks (heads stay float32).
@@ -122,8 +136,10 @@ class SegmentRewardModel(nn.Module):
             out = adapter.logp(trunks[names[0]], adapter.collate([probe]), hidden=True)
         if out.hidden is None:
             raise UserError(f"modality {adapter.name!r} gives no hidden states, which a reward model reads.")
-        model = cls(adapter, trunks, types, hidden_size=out.hidden.shape[-1], context=context,
-                    template=template, answer=answer, head=head, blank_media=blank_media)  # fmt: skip
+        model = cls(
+            adapter, trunks, types, hidden_size=out.hidden.shape[-1], context=context, template=template,
+            answer=answer, read=read, head=head, train_trunk=train_trunk, blank_media=blank_media,
+        )  # fmt: skip
         model.heads.to(out.hidden.device)
         return model
 
@@ -132,24 +148,19 @@ class SegmentRewardModel(nn.Module):
         """True when every head reads the same trunk."""
         return set(self.trunks) == {SHARED}
 
-    def logits(self, rows: Sequence[Row], batch_size: int | None = None) -> dict[str, Tensor]:
+    def logits(
+        self, rows: Sequence[Row], batch_size: int | None = None, keep: bool = False
+    ) -> dict[str, Tensor]:
         """Class logits ``[N, 3]`` per type for every segment, row by row (classes -1, 0, +1).
 
         Args:
             rows: rows with segments (and steps or a completion, for ``context="completion"``).
             batch_size: model rows per pass; ``None`` takes all at once.
+            keep: keep the features of frozen trunks for the next call with the same row objects.
         """
-        if not any(row.segments for row in rows):
-            return {kind: self._empty(kind) for kind in self.types}
-        if self.options["blank_media"]:
-            if not isinstance(self.adapter, Conditioned):
-                raise UserError(f"modality {self.adapter.name!r} has no blank(row), which blank_media needs.")
-            rows = [self.adapter.blank(row) for row in rows]
-        if self.shared_trunk:
-            state = self._states(self.trunks[SHARED], rows, batch_size)
-            return {kind: self.heads[kind](state) for kind in self.types}
+        features = {name: self._features(name, rows, batch_size, keep) for name in self.trunks}
         return {
-            kind: self.heads[kind](self._states(self.trunks[kind], rows, batch_size)) for kind in self.types
+            kind: self.heads[kind](features[SHARED if self.shared_trunk else kind]) for kind in self.types
         }
 
     def loss(self, rows: Sequence[Row]) -> tuple[Tensor, dict[str, float]]:
@@ -160,7 +171,7 @@ class SegmentRewardModel(nn.Module):
         Returns:
             The loss (nats per segment) and ``loss/<type>``, ``accuracy/<type>``.
         """
-        logits = self.logits(rows)
+        logits = self.logits(rows, keep=not self.options["train_trunk"])
         losses = []
         metrics: dict[str, float] = {}
         for kind in self.types:
@@ -208,61 +219,85 @@ class SegmentRewardModel(nn.Module):
         """
         path = Path(folder) / "reward_model.json"
         if not path.is_file():
-            raise UserError(f"{folder}: no reward_model.json here; expected a folder that a reward model saved.")
+            raise UserError(
+                f"{folder}: no reward_model.json here; expected a folder that a reward model saved."
+            )
         options = json.loads(path.read_text())
         names = options.pop("trunks")
         trunks = {
-            name: adapter.load(str(Path(folder) / f"trunk-{name}"), device=device, dtype=dtype) for name in names
+            name: adapter.load(str(Path(folder) / f"trunk-{name}"), device=device, dtype=dtype)
+            for name in names
         }
         model = cls(adapter, trunks, **options)
         model.heads.load_state_dict(load_file(str(Path(folder) / "heads.safetensors")))
         model.heads.to(device)
         return model
 
-    def _empty(self, kind: str) -> Tensor:
-        parameter = next(self.heads[kind].parameters())
-        return parameter.new_zeros((0, 3))
-
-    def _states(self, trunk: nn.Module, rows: Sequence[Row], batch_size: int | None) -> Tensor:
+    def _features(self, name: str, rows: Sequence[Row], batch_size: int | None, keep: bool) -> Tensor:
+        """Features ``[N, F]`` of every segment under one trunk."""
+        segments = [segment for row in rows for segment in row.segments]
+        if not segments:
+            head = next(iter(self.heads.values()))
+            return next(head.parameters()).new_zeros((0, sum(head.parts)))  # type: ignore[arg-type]
         if self.options["context"] == "segment":
             units = segment_rows(rows, self.options["template"], self.options["answer"])
-            states = self._passes(trunk, units.rows, batch_size, lambda row, hidden: hidden[:1])
+            states = self._passes(name, units.rows, [[(0, 0)]] * len(units.rows), batch_size)
             return torch.cat(states)[torch.tensor(units.index, device=states[0].device)]
-        return torch.cat(self._passes(trunk, rows, batch_size, _segment_ends))
+        told = [row for row in rows if row.segments]
+        new = [row for row in told if not (keep and (name, id(row)) in self._kept)]
+        fresh = dict(
+            zip(map(id, new), self._passes(name, new, [_spans(row) for row in new], batch_size), strict=True)
+        )
+        if keep:
+            self._kept.update({(name, id(row)): (row, fresh[id(row)]) for row in new})
+            return torch.cat([self._kept[(name, id(row))][1] for row in told])
+        return torch.cat([fresh[id(row)] for row in told])
 
     def _passes(
-        self,
-        trunk: nn.Module,
-        rows: Sequence[Row],
-        batch_size: int | None,
-        read: Callable[[Row, Tensor], Tensor],
+        self, name: str, rows: Sequence[Row], spans: Sequence[list[tuple[int, int]]], batch_size: int | None
     ) -> list[Tensor]:
-        """Run rows of similar length together; return what ``read`` takes from each, in order."""
-        order = [i for i in range(len(rows)) if read is not _segment_ends or rows[i].segments]
-        order.sort(key=lambda i: len(str(rows[i].prompt)) + len(str(rows[i].completion)))
+        """Run rows of similar length together; the features of each row's spans, in the given order."""
+        order = sorted(
+            range(len(rows)), key=lambda i: len(str(rows[i].prompt)) + len(str(rows[i].completion))
+        )
         size = batch_size or max(len(order), 1)
+        read = self.options["read"]
         found: dict[int, Tensor] = {}
         for start in range(0, len(order), size):
             picked = order[start : start + size]
-            batch = self.adapter.collate([rows[i] for i in picked])
-            hidden = self.adapter.logp(trunk, batch, hidden=True).hidden
-            if hidden is None:
+            batch = self.adapter.collate([self._seen(rows[i]) for i in picked])
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.options["train_trunk"]):
+                out = self.adapter.logp(self.trunks[name], batch, hidden=True, entropy=read == "surprise")
+            if out.hidden is None:
                 raise UserError(f"modality {self.adapter.name!r} gives no hidden states.")
-            found.update({i: read(rows[i], hidden[b].float()) for b, i in enumerate(picked)})
-        return [found[i] for i in sorted(found)]
+            for b, i in enumerate(picked):
+                n = int(out.mask[b].sum())
+                if max(end for _, end in spans[i]) > n:
+                    raise UserError(f"row {rows[i].id!r}: a segment ends behind the answer's {n} steps.")
+                entropy = None if out.entropy is None else out.entropy[b, :n]
+                found[i] = read_segments(
+                    read, spans[i], out.hidden[b, : n + 1].float(), out.values[b, :n], entropy
+                )
+        return [found[i] for i in range(len(rows))]
+
+    def _seen(self, row: Row) -> Row:
+        if not self.options["blank_media"]:
+            return row
+        if not isinstance(self.adapter, Conditioned):
+            raise UserError(f"modality {self.adapter.name!r} has no blank(row), which blank_media needs.")
+        return self.adapter.blank(row)
 
 
-def _segment_ends(row: Row, hidden: Tensor) -> Tensor:
-    ends = [segment.end for segment in row.segments]
-    if max(ends) >= hidden.shape[0]:
-        raise UserError(f"row {row.id!r}: a segment ends at step {max(ends)} of {hidden.shape[0] - 1}.")
-    return hidden[torch.tensor(ends, device=hidden.device)]
+def _spans(row: Row) -> list[tuple[int, int]]:
+    return [(segment.start, segment.end) for segment in row.segments]
 
 
-def _head(width: int, kind: str) -> nn.Module:
-    last = nn.Linear(width, 3)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    if kind == "mlp":
-        return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), last)
-    return nn.Sequential(nn.LayerNorm(width), last)
+def _check(context: str, read: str, head: str) -> None:
+    known = {"context": ("completion", "segment"), "read": ("state", "surprise"), "head": ("linear", "mlp")}
+    for name, value in (("context", context), ("read", read), ("head", head)):
+        if value not in known[name]:
+            raise UserError(f"{name}: {value!r} is not one of {known[name]}{nearest(value, known[name])}.")
+    if context == "segment" and read != "state":
+        raise UserError(
+            "read 'surprise' needs context 'completion': a verification prompt has no steps of its own."
+        )

@@ -39,6 +39,9 @@ class OracleReward:
         types = tuple(self.shaping.weights)
         labelled = label_rows(rows, self.judge, self.extractor, types)
         return [
-            [{kind: float(s.labels[kind]) if s.labels.get(kind) else None for kind in types} for s in row.segments]
+            [
+                {kind: float(s.labels[kind]) if s.labels.get(kind) else None for kind in types}
+                for s in row.segments
+            ]
             for row in labelled
         ]

@@ -57,7 +57,10 @@ class FGAIF:
         found = quality(model.predict(rows), rows)
         return {
             kind: {
-                view: {name: None if value is None or math.isnan(value) else value for name, value in numbers.items()}
+                view: {
+                    name: None if value is None or math.isnan(value) else value
+                    for name, value in numbers.items()
+                }
                 for view, numbers in views.items()
             }
             for kind, views in found.items()
@@ -91,7 +94,9 @@ class FGAIF:
         terms: dict[str, Reward] = {}
         if cfg.source == "model":
             if model is None:
-                raise UserError("reward.source: model needs trained reward models; run the reward_model stage first")
+                raise UserError(
+                    "reward.source: model needs trained reward models; run the reward_model stage first"
+                )
             terms["fgaif"] = FGAIFReward(model, shaping, cfg.mode, extractor)
         elif cfg.source == "judge":
             terms["judge"] = OracleReward(judge, extractor, shaping)

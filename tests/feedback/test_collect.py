@@ -40,11 +40,19 @@ def test_collect_labels_writes_and_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "fb" / "train.jsonl"
     rows = collect(ROWS, CountingJudge(), WordExtractor(), path, tmp_path / "cache")
     labels = [[dict(s.labels) for s in r.segments] for r in rows]
-    assert labels[0] == [{"object": 1, "attribute": -1, "relation": 0}, {"object": 0, "attribute": 0, "relation": 1}]
+    assert labels[0] == [
+        {"object": 1, "attribute": -1, "relation": 0},
+        {"object": 0, "attribute": 0, "relation": 1},
+    ]
     assert labels[2][0]["object"] == -1 and set(labels[2][1].values()) == {0}
     back = read_feedback(path)
     for one, two in zip(rows, back, strict=True):
-        assert (one.id, one.completion, one.steps, one.segments) == (two.id, two.completion, two.steps, two.segments)
+        assert (one.id, one.completion, one.steps, one.segments) == (
+            two.id,
+            two.completion,
+            two.steps,
+            two.segments,
+        )
         assert Path(two.media[0]).is_file()
     assert len(list((path.parent / "media").iterdir())) == 2
     record = json.loads(path.read_text().splitlines()[0])
@@ -69,7 +77,11 @@ def test_nothing_is_asked_twice(tmp_path: Path) -> None:
 
 
 def test_cache_counts_hits_and_repairs_a_torn_line(tmp_path: Path) -> None:
-    facts = [Fact("object", ("cat",), "o:cat"), Fact("object", ("dog",), "o:dog"), Fact("object", ("cat",), "o:cat")]
+    facts = [
+        Fact("object", ("cat",), "o:cat"),
+        Fact("object", ("dog",), "o:dog"),
+        Fact("object", ("cat",), "o:cat"),
+    ]
     judge = CachedJudge(CountingJudge(), tmp_path)
     assert judge.verify(ROWS[1], facts) == [1, -1, 1]
     assert (judge.asked, judge.hits) == (2, 1)
@@ -136,7 +148,9 @@ def applicable(rows: list[Row], kind: str) -> list[int]:
 
 
 def test_shuffled_labels_keep_counts_and_applicability(tmp_path: Path) -> None:
-    rows = [row(f"r{k}", "o:x .", "o:y a:z .", color=k, false=["o:x"] if k % 3 else ["a:z"]) for k in range(40)]
+    rows = [
+        row(f"r{k}", "o:x .", "o:y a:z .", color=k, false=["o:x"] if k % 3 else ["a:z"]) for k in range(40)
+    ]
     path = tmp_path / "train.jsonl"
     shuffled = collect(rows, CountingJudge(), WordExtractor(), path, tmp_path / "c", shuffle_labels_seed=7)
     true = read_feedback(tmp_path / "train.unshuffled.jsonl")
@@ -146,9 +160,7 @@ def test_shuffled_labels_keep_counts_and_applicability(tmp_path: Path) -> None:
         assert applicable(true, kind) != applicable(shuffled, kind)
     zeros = [[k for s in r.segments for k, v in s.labels.items() if v == 0] for r in true]
     assert zeros == [[k for s in r.segments for k, v in s.labels.items() if v == 0] for r in shuffled]
-    assert shuffle_labels(true, 7) == [r for r in read_feedback(path)] or [
-        r.segments for r in shuffle_labels(true, 7)
-    ] == [r.segments for r in shuffled]
+    assert [r.segments for r in shuffle_labels(true, 7)] == [r.segments for r in shuffled]
     again = collect(rows, CountingJudge(), WordExtractor(), path, tmp_path / "c", shuffle_labels_seed=7)
     assert [r.segments for r in again] == [r.segments for r in shuffled]
 

@@ -129,7 +129,12 @@ def test_rate_limit_and_cost() -> None:
 
 def reply(number: int, body: dict[str, Any]) -> Answer:
     text = body["messages"][0]["content"][-1]["text"]
-    for name, word in (("cat", "Yes."), ("dog", "no, there is none"), ("cow", "I am unsure"), ("hen", "banana")):
+    for name, word in (
+        ("cat", "Yes."),
+        ("dog", "no, there is none"),
+        ("cow", "I am unsure"),
+        ("hen", "banana"),
+    ):
         if f'"{name}"' in text:
             return says(word)
     return says("1")

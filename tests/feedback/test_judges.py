@@ -27,7 +27,7 @@ def scene_rows(n: int) -> list[Row]:
     """Caption rows with one segment per sentence."""
     result = []
     for item in scenes.rows("validation", n, seed=3):
-        parts = [s for s in scenes.parse(item.completion)]
+        parts = scenes.parse(item.completion)
         cuts = [Segment(k, k + 1, s.text, s.char_start, s.char_end) for k, s in enumerate(parts)]
         result.append(replace(item, segments=tuple(cuts)))
     return result
@@ -55,12 +55,12 @@ def test_label_noise_is_a_property_of_the_fact() -> None:
     assert 0.2 < sum(a != b for a, b in known) / len(known) < 0.4
     assert all(b == 0 for a, b in zip(clean, first, strict=True) if a == 0)
     assert first != [SceneJudge(0.3, seed=2).verify(r, [f])[0] for r, f in flat]
-    report = judge_agreement(label_rows(rows, noisy, SceneExtractor()), label_rows(rows, SceneJudge(), SceneExtractor()))
+    true = label_rows(rows, SceneJudge(), SceneExtractor())
+    report = judge_agreement(label_rows(rows, noisy, SceneExtractor()), true)
     assert report["object"]["kappa"] < 0.9 and report["object"]["n"] == sum(len(r.segments) for r in rows)
-    same = label_rows(rows, SceneJudge(), SceneExtractor())
-    assert judge_agreement(same, same)["relation"]["accuracy"] == 1.0
+    assert judge_agreement(true, true)["relation"]["accuracy"] == 1.0
     with pytest.raises(UserError, match="different rows"):
-        judge_agreement(same, same[1:])
+        judge_agreement(true, true[1:])
 
 
 def test_oracle_names_what_is_missing() -> None:

@@ -25,7 +25,9 @@ SCORES = [
 
 
 def test_values_stand_on_the_last_step_of_each_segment() -> None:
-    reward = shape(rollout(ANSWERS), SCORES, Shaping(weights={"object": 2.0, "attribute": 1.0, "relation": 1.0}))
+    reward = shape(
+        rollout(ANSWERS), SCORES, Shaping(weights={"object": 2.0, "attribute": 1.0, "relation": 1.0})
+    )
     expected = torch.zeros_like(reward.per_step)
     expected[0, 2], expected[0, 6], expected[0, 8], expected[1, 2] = 2.0, -1.0, 1.25, -2.0
     assert torch.equal(reward.per_step, expected)
