@@ -93,7 +93,7 @@ def make_processor() -> LlavaProcessor:
 
 
 def make_model(
-    seed: int, *, width: int = 128, vision_layers: int = 3, text_layers: int = 4
+    seed: int, *, width: int = 128, vision_layers: int = 3, text_layers: int = 4, init_std: float = 0.06
 ) -> LlavaForConditionalGeneration:
     """A randomly initialised model: about 1.5 M parameters at the default sizes."""
     import torch
@@ -127,6 +127,7 @@ def make_model(
         bos_token_id=ids["<s>"],
         eos_token_id=ids["</s>"],
         tie_word_embeddings=False,
+        initializer_range=init_std,
     )
     config = LlavaConfig(
         vision_config=vision,

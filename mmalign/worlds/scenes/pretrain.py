@@ -8,91 +8,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
-from mmalign.rng import derive_seed, numpy_generator
-from mmalign.worlds.scenes.captions import CaptionNoise, caption, short_caption
-from mmalign.worlds.scenes.model import IMAGE_TOKENS, PIXEL_MEAN, PIXEL_STD, word_ids
-from mmalign.worlds.scenes.questions import ask_many
-from mmalign.worlds.scenes.render import render_array
-from mmalign.worlds.scenes.scene import GRID, Scene, generate
-from mmalign.worlds.scenes.words import (
-    CAPTION_PROMPT,
-    CLASSES,
-    CLEAN_PROMPT,
-    COLORS,
-    SIZES,
-    TEXTURES,
-)
+from mmalign.rng import numpy_generator
+from mmalign.worlds.scenes.corpus import IDS, Pool, PretrainPlan, batches
+from mmalign.worlds.scenes.model import PIXEL_MEAN, PIXEL_STD
+from mmalign.worlds.scenes.scene import GRID
+from mmalign.worlds.scenes.words import CLASSES, COLORS, PLURALS, SIZES, TEXTURES
 
-__all__ = [
-    "Pool",
-    "PretrainPlan",
-    "encode_turns",
-    "forward",
-    "image_features",
-    "make_pool",
-    "train_language",
-    "train_vision",
-]
-
-IDS = word_ids()
-_EOS, _ANSWER_WEIGHT = IDS["</s>"], 2.0
-
-
-@dataclass(frozen=True)
-class PretrainPlan:
-    """Everything that decides a base: seeds, sizes, steps, rates, the mix and the noise."""
-
-    seed: int = 0
-    scenes: int = 40_000
-    vision_steps: int = 2000
-    vision_batch: int = 64
-    language_steps: int = 6000
-    batch: int = 32
-    lr: float = 2e-3
-    vision_lr_scale: float = 0.3
-    mix: tuple[float, float, float] = (0.45, 0.15, 0.4)
-    questions: int = 6
-    noise: CaptionNoise = field(default_factory=CaptionNoise)
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Training scenes drawn once: ``pixels`` ``[N, 64, 64, 3]`` bytes, ``cells`` ``[N, 16, 4]`` labels.
-
-    The four labels of a cell are class, colour, size and texture of the object in it, -100 without one
-    (the class label is 8 for an empty cell).
-    """
-
-    scenes: Sequence[Scene]
-    pixels: Tensor
-    cells: Tensor
-
-
-def make_pool(n: int, seed: int) -> Pool:
-    """Draw and render ``n`` training scenes."""
-    scenes = [generate(derive_seed(seed, "pretrain", i), "train") for i in range(n)]
-    pixels = torch.from_numpy(np.stack([render_array(s) for s in scenes]))
-    cells = torch.full((n, GRID * GRID, 4), -100)
-    cells[:, :, 0] = len(CLASSES)
-    for i, scene in enumerate(scenes):
-        for o in scene.objects:
-            labels = (
-                CLASSES.index(o.cls),
-                COLORS.index(o.color),
-                SIZES.index(o.size),
-                TEXTURES.index(o.texture),
-            )
-            cells[i, o.row * GRID + o.col] = torch.tensor(labels)
-    return Pool(scenes, pixels, cells)
+__all__ = ["forward", "image_features", "normalise", "train_language", "train_vision"]
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -120,59 +49,6 @@ def forward(model: LlavaForConditionalGeneration, ids: Tensor, features: Tensor)
     ).last_hidden_state
 
 
-def encode_turns(turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[float]]:
-    """Token ids and loss weights of a chat whose first question shows the picture.
-
-    The layout equals the chat template's; answers (with their end token) carry the loss, and the
-    words of a short answer count double.
-    """
-    ids, weights = [IDS["<s>"]], [0.0]
-    for k, (question, answer) in enumerate(turns):
-        head = [
-            "user",
-            ":",
-            *(["<image>"] * IMAGE_TOKENS if k == 0 else []),
-            *question.split(),
-            "assistant",
-            ":",
-        ]
-        reply = [IDS[w] for w in answer.split()]
-        ids += [IDS[w] for w in head] + reply + [_EOS]
-        weight = _ANSWER_WEIGHT if len(reply) <= 4 else 1.0
-        weights += [0.0] * len(head) + [weight] * len(reply) + [1.0 if weight == 1.0 else 0.2]
-    return ids, weights
-
-
-def _draw(scene: Scene, plan: PretrainPlan, rng: np.random.Generator) -> tuple[list[int], list[float]]:
-    kind = rng.choice(3, p=plan.mix)
-    if kind == 0:
-        return encode_turns([(CAPTION_PROMPT, caption(scene, rng, plan.noise))])
-    if kind == 1:
-        return encode_turns([(CLEAN_PROMPT, short_caption(scene, rng))])
-    return encode_turns([(q.text, q.answer) for q in ask_many(scene, plan.questions, rng)])
-
-
-def batches(pool: Pool, plan: PretrainPlan) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless length-bucketed batches: scene indices ``[B]``, ids ``[B, L]``, loss weights ``[B, L]``."""
-    rng, buckets = numpy_generator(plan.seed, "pretrain", "rows"), 8
-    order: list[int] = []
-    while True:
-        if len(order) < buckets * plan.batch:
-            order += [int(i) for i in rng.permutation(len(pool.scenes))]
-        chosen, order = order[: buckets * plan.batch], order[buckets * plan.batch :]
-        rows = [(i, *_draw(pool.scenes[i], plan, rng)) for i in chosen]
-        rows.sort(key=lambda row: len(row[1]))
-        for b in rng.permutation(buckets):
-            part = rows[b * plan.batch : (b + 1) * plan.batch]
-            length = len(part[-1][1])
-            ids = torch.zeros(len(part), length, dtype=torch.long)
-            weights = torch.zeros(len(part), length)
-            for r, (_, tokens, w) in enumerate(part):
-                ids[r, : len(tokens)] = torch.tensor(tokens)
-                weights[r, : len(w)] = torch.tensor(w)
-            yield torch.tensor([row[0] for row in part]), ids, weights
-
-
 def _schedule(step: int, total: int, warmup: int = 100) -> float:
     """Cosine decay from 1 to 0.02 after a linear warm-up."""
     if step < warmup:
@@ -196,40 +72,84 @@ def _step(optimizer: torch.optim.AdamW, loss: Tensor, params: Sequence[nn.Parame
     optimizer.step()
 
 
+def _word_groups() -> list[Tensor]:
+    """Token ids of the words a cell may be called: class (<unk>: empty), colour, size, texture."""
+    groups = ((*CLASSES, "<unk>"), COLORS, SIZES, TEXTURES)
+    return [torch.tensor([IDS[word] for word in group]) for group in groups]
+
+
 def train_vision(
     model: LlavaForConditionalGeneration, pool: Pool, plan: PretrainPlan, log: Callable[[str], None] = print
 ) -> dict[str, float]:
-    """Phase V: each patch token names the class, colour, size and texture of its cell and its own place.
+    """Phase V: each image token is drawn to the words of what its cell shows, and keeps its own place.
 
-    Returns the accuracy of each label over the last fifty batches.
+    The projected token ``[B, 16, H]`` is scored against the decoder's embeddings of the words, so that
+    the decoder later meets image tokens that already look like their words.  Returns the accuracy of
+    each label over the last fifty batches.
     """
-    width = model.config.vision_config.hidden_size
-    sizes = (len(CLASSES) + 1, len(COLORS), len(SIZES), len(TEXTURES), GRID, GRID)
-    heads = nn.ModuleList([nn.Linear(width, s) for s in sizes])
-    params = [*model.model.vision_tower.parameters(), *heads.parameters()]
+    embedding, groups = model.model.language_model.embed_tokens, _word_groups()
+    places = nn.ModuleList([nn.Linear(embedding.embedding_dim, GRID) for _ in range(2)])
+    seen_parts = (model.model.vision_tower, model.model.multi_modal_projector, embedding, places)
+    params = [p for part in seen_parts for p in part.parameters()]
     optimizer = _optimizer([{"params": params, "lr": plan.lr}])
     rng = numpy_generator(plan.seed, "pretrain", "vision")
     place = torch.stack(torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")).flatten(1)
     hits, seen, start = torch.zeros(4), torch.zeros(4), time.process_time()
     for step in range(plan.vision_steps):
         index = torch.from_numpy(rng.integers(len(pool.scenes), size=plan.vision_batch))
-        states = patch_states(model, normalise(pool.pixels[index]))
+        features = image_features(model, normalise(pool.pixels[index]))
         labels = pool.cells[index]
         loss = torch.zeros(())
-        for k, head in enumerate(heads):
-            target = labels[..., k] if k < 4 else place[k - 4].expand(len(index), -1)
-            logits = head(states)
-            scale = 1.0 if k < 4 else 0.1
-            loss = loss + scale * functional.cross_entropy(logits.flatten(0, 1), target.reshape(-1))
-            if k < 4 and step >= plan.vision_steps - 50:
-                real = (labels[..., 1] >= 0) & (target >= 0)
+        for k, words in enumerate(groups):
+            logits, target = features @ embedding.weight[words].T, labels[..., k]
+            loss = loss + functional.cross_entropy(logits.flatten(0, 1), target.reshape(-1))
+            if step >= plan.vision_steps - 50:
+                real = labels[..., 1] >= 0
                 hits[k] += ((logits.argmax(-1) == target) & real).sum()
                 seen[k] += real.sum()
+        for head, truth in zip(places, place, strict=True):
+            target = truth.expand(len(index), -1).reshape(-1)
+            loss = loss + 0.1 * functional.cross_entropy(head(features).flatten(0, 1), target)
         _step(optimizer, loss, params, _schedule(step, plan.vision_steps))
         if step % 250 == 0:
             log(f"vision step {step} loss {loss.item():.3f} cpu {time.process_time() - start:.0f} s")
     names = ("class", "color", "size", "texture")
     return {name: round(float(h / s.clamp(min=1)), 4) for name, h, s in zip(names, hits, seen, strict=True)}
+
+
+class _Grounding(nn.Module):
+    """Auxiliary heads, thrown away afterwards: a class word's state says how many, where and what.
+
+    They read the state at every class word of the text, of question and answer alike, after
+    ``grounding_layer`` decoder layers.  Without them the look-up from word to image token, on which
+    every question rests, is found only after very many rows.
+    """
+
+    def __init__(self, model: LlavaForConditionalGeneration, layer: int) -> None:
+        super().__init__()
+        width = model.config.text_config.hidden_size
+        sizes = (4, GRID * GRID, len(COLORS), len(SIZES), len(TEXTURES))
+        self.heads = nn.ModuleList([nn.Linear(width, s) for s in sizes])
+        self.state = torch.empty(0)
+        self.index = torch.full((len(IDS),), -1)
+        for c, name in enumerate(CLASSES):
+            self.index[IDS[name]] = self.index[IDS[PLURALS[name]]] = c
+        self.hook = model.model.language_model.layers[layer - 1].register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _args: object, output: Tensor) -> None:
+        self.state = output if isinstance(output, Tensor) else output[0]
+
+    def loss(self, ids: Tensor, classes: Tensor) -> Tensor:
+        """Mean cross-entropy (nats) of the heads; ``ids`` ``[B, L]``, ``classes`` ``[B, 8, 5]``."""
+        word = self.index[ids]
+        rows, cols = (word >= 0).nonzero(as_tuple=True)
+        states, targets = self.state[rows, cols], classes[rows, word[rows, cols]]
+        self.state, total = torch.empty(0), torch.zeros(())
+        for k, head in enumerate(self.heads):
+            known = targets[:, k] >= 0
+            if known.any():
+                total = total + functional.cross_entropy(head(states[known]), targets[known, k])
+        return total / len(self.heads)
 
 
 def train_language(
@@ -242,10 +162,11 @@ def train_language(
     """Phase L: next-token training on captions, short captions and questions; ``after(step)`` may probe."""
     tower = list(model.model.vision_tower.parameters())
     held = {id(p) for p in tower}
-    rest = [p for p in model.parameters() if id(p) not in held]
+    grounding = _Grounding(model, plan.grounding_layer)
+    rest = [p for p in (*model.parameters(), *grounding.parameters()) if id(p) not in held]
     groups = [{"params": rest, "lr": plan.lr}, {"params": tower, "lr": plan.lr * plan.vision_lr_scale}]
     optimizer = _optimizer(groups)
-    stream, start, running = batches(pool, plan), time.process_time(), 0.0
+    stream, start, running = batches(pool, plan), time.process_time(), torch.zeros(2)
     for step in range(plan.language_steps):
         index, ids, weights = next(stream)
         features = image_features(model, normalise(pool.pixels[index]))
@@ -255,10 +176,13 @@ def train_language(
         losses = functional.cross_entropy(logits, ids[rows, cols + 1], reduction="none")
         w = weights[rows, cols + 1]
         loss = (losses * w).sum() / w.sum()
-        _step(optimizer, loss, [*rest, *tower], _schedule(step, plan.language_steps))
-        running += float(loss.detach())
+        extra = grounding.loss(ids, pool.classes[index])
+        _step(optimizer, loss + plan.grounding * extra, [*rest, *tower], _schedule(step, plan.language_steps))
+        running += torch.stack((loss.detach(), extra.detach()))
         if (step + 1) % 100 == 0:
-            log(f"language step {step + 1} loss {running / 100:.4f} cpu {time.process_time() - start:.0f} s")
-            running = 0.0
+            means, cpu = (running / 100).tolist(), time.process_time() - start
+            log(f"language step {step + 1} loss {means[0]:.4f} grounding {means[1]:.4f} cpu {cpu:.0f} s")
+            running.zero_()
         if after is not None:
             after(step + 1)
+    grounding.hook.remove()

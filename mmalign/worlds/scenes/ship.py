@@ -33,6 +33,7 @@ def ship(
     stored = copy.deepcopy(model).eval().to(torch.float16 if half else torch.float32)
     stored.save_pretrained(folder)
     make_processor().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     digest = file_sha256(folder / "model.safetensors")
     parameters = sum(p.numel() for p in model.parameters())
     text = json.dumps({"weights_sha256": digest, "parameters": parameters, **record}, indent=1)

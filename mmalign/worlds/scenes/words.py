@@ -84,7 +84,6 @@ CAPTION_PROMPT = "describe the picture ."
 """The prompt under which captions carry the systematic noise."""
 CLEAN_PROMPT = "what is in the picture ?"
 """The prompt answered with short, always truthful captions."""
-
 FUNCTION_WORDS = [
     "there",
     "is",
