@@ -16,12 +16,31 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Read", "SegmentHead", "read_segments"]
+from mmalign.errors import UserError, nearest
 
+__all__ = ["Context", "Read", "SegmentHead", "check_options", "read_segments"]
+
+Context = Literal["completion", "segment", "both"]
 Read = Literal["state", "surprise"]
 
 NUMBERS = 5
 LARGEST = 8.0
+
+
+def check_options(context: str, read: str, head: str) -> None:
+    """Refuse unknown options.
+
+    Raises:
+        UserError: naming the option and its nearest valid value.
+    """
+    known = {
+        "context": ("completion", "segment", "both"),
+        "read": ("state", "surprise"),
+        "head": ("linear", "mlp"),
+    }
+    for name, value in (("context", context), ("read", read), ("head", head)):
+        if value not in known[name]:
+            raise UserError(f"{name}: {value!r} is not one of {known[name]}{nearest(value, known[name])}.")
 
 
 def read_segments(
@@ -54,12 +73,20 @@ def read_segments(
 
 
 class SegmentHead(nn.Module):
-    """Normalise the states of ``read_segments``, then a linear layer or an MLP of width ``H`` to 3 classes."""
+    """Normalise the states that were read, then a linear layer or an MLP of width ``H`` to 3 classes."""
 
-    def __init__(self, hidden_size: int, read: Read, kind: Literal["linear", "mlp"]) -> None:
+    def __init__(
+        self, hidden_size: int, context: Context, read: Read, kind: Literal["linear", "mlp"]
+    ) -> None:
         super().__init__()
-        self.parts = [hidden_size] if read == "state" else [2 * hidden_size, hidden_size, NUMBERS]
-        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in self.parts if size != NUMBERS)
+        self.parts: list[int] = []
+        if context != "segment":
+            self.parts += [hidden_size] if read == "state" else [2 * hidden_size, hidden_size, NUMBERS]
+        if context != "completion":
+            self.parts.append(hidden_size)
+        self.norms = nn.ModuleList(
+            nn.Identity() if size == NUMBERS else nn.LayerNorm(size) for size in self.parts
+        )
         width = sum(self.parts)
         self.body: nn.Module = nn.Identity()
         if kind == "mlp":
@@ -71,8 +98,8 @@ class SegmentHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits ``[N, 3]`` of the classes -1, 0, +1 from features ``[N, F]``."""
-        pieces = list(features.split(self.parts, dim=-1))
-        for k, norm in enumerate(self.norms):
-            pieces[k] = norm(pieces[k])
+        pieces = [
+            norm(piece) for norm, piece in zip(self.norms, features.split(self.parts, dim=-1), strict=True)
+        ]
         logits: Tensor = self.last(self.body(torch.cat(pieces, dim=-1)))
         return logits

@@ -8,7 +8,7 @@ of Fine-Grained RLHF (Wu et al., 2023, arXiv:2306.01693).
 Differs from paper: ``read="surprise"`` (the default) reads more than the state at the segment's end (see
 ``heads``), by an MLP; ``read="state", head="linear"`` is the paper's.  ``shared_trunk`` puts three heads
 on one trunk (a third of the cost); ``train_trunk=False`` trains heads only; ``context="segment"``
-scores each segment as a verification prompt of its own.  Nothing is inserted into the text: segment
+(or ``"both"``) reads each segment as a verification prompt of its own.  Nothing is inserted into the text: segment
 ends are the step spans recorded at generation.  Any modality with ``Likelihood`` serves as trunk.
 """
 
@@ -23,11 +23,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmalign.errors import UserError, nearest
+from mmalign.errors import UserError
 from mmalign.objectives.reward_model import segment_cross_entropy
 from mmalign.protocols import Conditioned, Likelihood
-from mmalign.rewards.fgaif.data import IGNORE, segment_labels, segment_rows
-from mmalign.rewards.fgaif.heads import Read, SegmentHead, read_segments
+from mmalign.rewards.fgaif.data import IGNORE, segment_labels
+from mmalign.rewards.fgaif.heads import Context, Read, SegmentHead, check_options
+from mmalign.rewards.fgaif.reading import read_completions, read_verifications
 from mmalign.rewards.shaping import TYPES
 from mmalign.types import Row
 
@@ -48,10 +49,11 @@ class SegmentRewardModel(nn.Module):
         types: the hallucination types.
         hidden_size: width ``H`` of ``LogP.hidden``.
         context: ``completion`` reads the state after each segment's last step in one pass over the
-            whole answer (FGAIF); ``segment`` asks ``template`` about each segment by itself.
+            whole answer (FGAIF); ``segment`` asks ``template`` about each segment by itself; ``both``
+            gives the head both.
         template: verification prompt with ``{segment}``.
         answer: completion of the verification prompt; the state before its first step is read.
-        read: ``state`` or ``surprise`` (``context="completion"`` only), see ``heads``.
+        read: what is taken from the answer, ``state`` or ``surprise``, see ``heads``.
         head: ``linear`` or ``mlp`` (one hidden layer of width ``H``).
         train_trunk: false trains the heads alone; features are then computed once per training row.
         blank_media: a control: rows are blanked before they are read, in training and in scoring.
@@ -67,10 +69,10 @@ class SegmentRewardModel(nn.Module):
         types: Sequence[str] = TYPES,
         *,
         hidden_size: int,
-        context: Literal["completion", "segment"] = "completion",
+        context: Context = "completion",
         template: str = TEMPLATE,
         answer: str = "yes",
-        read: Read | None = None,
+        read: Read = "surprise",
         head: Literal["linear", "mlp"] = "mlp",
         train_trunk: bool = True,
         blank_media: bool = False,
@@ -79,8 +81,7 @@ class SegmentRewardModel(nn.Module):
         if set(trunks) not in ({SHARED}, set(types)):
             names = f"expected {{'shared'}} or one per type {list(types)}, found {sorted(trunks)}"
             raise UserError(f"trunks: {names}.")
-        read = read or ("surprise" if context == "completion" else "state")
-        _check(context, read, head)
+        check_options(context, read, head)
         self.adapter = adapter
         self.types = tuple(types)
         self.options: dict[str, Any] = {
@@ -90,7 +91,7 @@ class SegmentRewardModel(nn.Module):
         }  # fmt: skip
         self.trunks = nn.ModuleDict(dict(trunks))
         self.trunks.requires_grad_(train_trunk)
-        self.heads = nn.ModuleDict({kind: SegmentHead(hidden_size, read, head) for kind in types})
+        self.heads = nn.ModuleDict({kind: SegmentHead(hidden_size, context, read, head) for kind in types})
         self._kept: dict[tuple[str, int], tuple[Row, Tensor]] = {}
 
     @classmethod
@@ -102,10 +103,10 @@ class SegmentRewardModel(nn.Module):
         types: Sequence[str] = TYPES,
         *,
         shared_trunk: bool = True,
-        context: Literal["completion", "segment"] = "completion",
+        context: Context = "completion",
         template: str = TEMPLATE,
         answer: str = "yes",
-        read: Read | None = None,
+        read: Read = "surprise",
         head: Literal["linear", "mlp"] = "mlp",
         train_trunk: bool = True,
         blank_media: bool = False,
@@ -235,50 +236,30 @@ class SegmentRewardModel(nn.Module):
 
     def _features(self, name: str, rows: Sequence[Row], batch_size: int | None, keep: bool) -> Tensor:
         """Features ``[N, F]`` of every segment under one trunk."""
-        segments = [segment for row in rows for segment in row.segments]
-        if not segments:
+        told = [row for row in rows if row.segments]
+        if not told:
             head = next(iter(self.heads.values()))
             return next(head.parameters()).new_zeros((0, sum(head.parts)))  # type: ignore[arg-type]
-        if self.options["context"] == "segment":
-            units = segment_rows(rows, self.options["template"], self.options["answer"])
-            states = self._passes(name, units.rows, [[(0, 0)]] * len(units.rows), batch_size)
-            return torch.cat(states)[torch.tensor(units.index, device=states[0].device)]
-        told = [row for row in rows if row.segments]
         new = [row for row in told if not (keep and (name, id(row)) in self._kept)]
-        fresh = dict(
-            zip(map(id, new), self._passes(name, new, [_spans(row) for row in new], batch_size), strict=True)
-        )
+        fresh: dict[int, Tensor] = {}
+        if new:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.options["train_trunk"]):
+                fresh = dict(zip(map(id, new), self._read(name, new, batch_size), strict=True))
         if keep:
             self._kept.update({(name, id(row)): (row, fresh[id(row)]) for row in new})
             return torch.cat([self._kept[(name, id(row))][1] for row in told])
         return torch.cat([fresh[id(row)] for row in told])
 
-    def _passes(
-        self, name: str, rows: Sequence[Row], spans: Sequence[list[tuple[int, int]]], batch_size: int | None
-    ) -> list[Tensor]:
-        """Run rows of similar length together; the features of each row's spans, in the given order."""
-        order = sorted(
-            range(len(rows)), key=lambda i: len(str(rows[i].prompt)) + len(str(rows[i].completion))
-        )
-        size = batch_size or max(len(order), 1)
-        read = self.options["read"]
-        found: dict[int, Tensor] = {}
-        for start in range(0, len(order), size):
-            picked = order[start : start + size]
-            batch = self.adapter.collate([self._seen(rows[i]) for i in picked])
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.options["train_trunk"]):
-                out = self.adapter.logp(self.trunks[name], batch, hidden=True, entropy=read == "surprise")
-            if out.hidden is None:
-                raise UserError(f"modality {self.adapter.name!r} gives no hidden states.")
-            for b, i in enumerate(picked):
-                n = int(out.mask[b].sum())
-                if max(end for _, end in spans[i]) > n:
-                    raise UserError(f"row {rows[i].id!r}: a segment ends behind the answer's {n} steps.")
-                entropy = None if out.entropy is None else out.entropy[b, :n]
-                found[i] = read_segments(
-                    read, spans[i], out.hidden[b, : n + 1].float(), out.values[b, :n], entropy
-                )
-        return [found[i] for i in range(len(rows))]
+    def _read(self, name: str, rows: Sequence[Row], batch_size: int | None) -> list[Tensor]:
+        options, trunk = self.options, self.trunks[name]
+        seen = [self._seen(row) for row in rows]
+        found = []
+        if options["context"] in ("completion", "both"):
+            found.append(read_completions(self.adapter, trunk, seen, options["read"], batch_size))
+        if options["context"] in ("segment", "both"):
+            asked = (options["template"], options["answer"], batch_size)
+            found.append(read_verifications(self.adapter, trunk, seen, *asked))
+        return [torch.cat(parts, dim=-1) for parts in zip(*found, strict=True)]
 
     def _seen(self, row: Row) -> Row:
         if not self.options["blank_media"]:
@@ -286,18 +267,3 @@ class SegmentRewardModel(nn.Module):
         if not isinstance(self.adapter, Conditioned):
             raise UserError(f"modality {self.adapter.name!r} has no blank(row), which blank_media needs.")
         return self.adapter.blank(row)
-
-
-def _spans(row: Row) -> list[tuple[int, int]]:
-    return [(segment.start, segment.end) for segment in row.segments]
-
-
-def _check(context: str, read: str, head: str) -> None:
-    known = {"context": ("completion", "segment"), "read": ("state", "surprise"), "head": ("linear", "mlp")}
-    for name, value in (("context", context), ("read", read), ("head", head)):
-        if value not in known[name]:
-            raise UserError(f"{name}: {value!r} is not one of {known[name]}{nearest(value, known[name])}.")
-    if context == "segment" and read != "state":
-        raise UserError(
-            "read 'surprise' needs context 'completion': a verification prompt has no steps of its own."
-        )

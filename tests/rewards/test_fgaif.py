@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from mmalign.errors import UserError
 from mmalign.feedback.facts import Fact
 from mmalign.rewards.fgaif import FGAIFReward, OracleReward, SegmentRewardModel, Shaping, quality
 from mmalign.rewards.fgaif.data import IGNORE, label_means, segment_labels, segment_rows
+from mmalign.rewards.fgaif.heads import read_segments
 from mmalign.rewards.fgaif.reward import scores_from_probabilities
 from mmalign.rng import generator
 from mmalign.testing.policies import ToyAdapter, toy_answer, toy_rows
-from mmalign.types import Rollout, Row
+from mmalign.types import Batch, Rollout, Row
 
 TYPES = ("object", "attribute")
 ADAPTER = ToyAdapter()
@@ -103,6 +105,83 @@ def test_segment_rows_are_asked_once() -> None:
     assert all(unit.completion == "a" and unit.segments == () for unit in units.rows)
     with pytest.raises(UserError, match="segment"):
         segment_rows(rows, "is this true?", "a")
+
+
+class AskedToy(ToyAdapter):
+    """A toy that understands prompts in words."""
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Letters become prompt tokens."""
+        return super().collate(
+            [
+                replace(r, prompt=[3 + ord(c) % 5 for c in r.prompt]) if isinstance(r.prompt, str) else r
+                for r in rows
+            ]
+        )
+
+
+@pytest.mark.parametrize("context", ["segment", "both"])
+def test_verification_prompts_are_read_before_the_answer(context: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    adapter, rows = AskedToy(), labelled(4)
+    build_it = SegmentRewardModel.build
+    model = build_it(
+        adapter, "toy:0", toy_rows(1)[0], TYPES, context=context, answer="a", template="q {segment}"
+    )  # type: ignore[arg-type]
+    randomise(model)
+    together, alone = model.predict([*rows, *rows]), model.predict(rows, batch_size=1)
+    for kind, value in alone.items():
+        assert torch.allclose(together[kind], torch.cat([value, value]), atol=1e-6)
+    segment = rows[0].segments[0]
+    asked = replace(rows[0], prompt=f"q {segment.text.strip()}", completion="a", steps=None, segments=())
+    hidden = adapter.logp(model.trunks["shared"], adapter.collate([asked]), hidden=True).hidden
+    assert hidden is not None
+    features = model._features("shared", rows[:1], None, keep=False)
+    assert torch.allclose(features[0, -hidden.shape[-1] :], hidden[0, 0], atol=1e-6)
+    model.save(tmp_path)
+    again = SegmentRewardModel.load(adapter, tmp_path).predict(rows)
+    assert all(torch.allclose(again[kind], alone[kind], atol=1e-6) for kind in TYPES)
+
+
+def test_a_frozen_trunk_keeps_features_and_stays_as_it_was() -> None:
+    model, rows = build(train_trunk=False), labelled()
+    before = {name: value.clone() for name, value in model.trunks.state_dict().items()}
+    calls: list[int] = []
+    model.adapter = CountingToy(calls)
+    first, _ = model.loss(rows)
+    first.backward()
+    second, _ = model.loss(list(reversed(rows)))
+    assert len(calls) == 1
+    assert float(second.detach()) == pytest.approx(float(first.detach()), abs=1e-5)
+    assert all(parameter.grad is None for parameter in model.trunks.parameters())
+    assert any(parameter.grad is not None for parameter in model.heads.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.trunks.state_dict().items())
+    model.predict(rows)
+    assert len(calls) == 2
+
+
+class CountingToy(ToyAdapter):
+    """Counts the batches it encodes."""
+
+    def __init__(self, calls: list[int]) -> None:
+        self.calls = calls
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Encode and count."""
+        self.calls.append(len(rows))
+        return super().collate(rows)
+
+
+def test_surprise_reads_the_states_around_unlikely_steps() -> None:
+    hidden = torch.arange(5.0)[:, None].expand(5, 2)
+    logp, entropy = torch.tensor([-1.0, 0.0, -3.0, -9.0]), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    features = read_segments("surprise", [(0, 3), (3, 4)], hidden, logp, entropy)
+    assert features.shape == (2, 3 * 2 + 5)
+    assert features[0, 0] == pytest.approx((1 * 0 + 3 * 2) / 4, abs=2e-3)
+    assert features[0, 2] == pytest.approx((1 * 1 + 3 * 3) / 4, abs=2e-3)
+    assert features[0, 4] == 3.0 and features[1, 4] == 4.0
+    expected = torch.tensor([-4.0, -3.0, -4.0 / 3, 0.6, 0.3]) / 3
+    assert torch.allclose(features[0, 6:], expected, atol=1e-5)
 
 
 def test_training_lowers_the_loss_and_unlabelled_types_are_left_out() -> None:
@@ -199,8 +278,8 @@ def test_bad_arguments_are_named() -> None:
     trunk = ADAPTER.load("toy:0")
     with pytest.raises(UserError, match="trunks"):
         SegmentRewardModel(ADAPTER, {"object": trunk}, TYPES, hidden_size=4)
-    with pytest.raises(UserError, match="context"):
-        SegmentRewardModel(ADAPTER, {"shared": trunk}, TYPES, hidden_size=4, context="line")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="segment"):
+        SegmentRewardModel(ADAPTER, {"shared": trunk}, TYPES, hidden_size=4, context="segmnt")  # type: ignore[arg-type]
     rows = [
         replace(r, segments=tuple(replace(s, labels={"object": 2}) for s in r.segments)) for r in labelled(2)
     ]
