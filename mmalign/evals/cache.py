@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmalign.data.jsonl import JsonlWriter, dumps, iter_jsonl
 from mmalign.types import Row
 
-__all__ = ["ResponseCache", "media_digest", "row_digest"]
+__all__ = ["ResponseCache", "media_digest", "opened", "row_digest"]
 
 
 def media_digest(item: Any) -> str:
@@ -71,3 +72,16 @@ class ResponseCache:
     def close(self) -> None:
         """Flush and close the file."""
         self._writer.close()
+
+
+@contextmanager
+def opened(folder: Path | None) -> Iterator[ResponseCache | None]:
+    """Yield the cache in ``folder`` and close it afterwards; None without a folder."""
+    if folder is None:
+        yield None
+        return
+    cache = ResponseCache(folder)
+    try:
+        yield cache
+    finally:
+        cache.close()

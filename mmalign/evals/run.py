@@ -11,7 +11,7 @@ from typing import Any
 from mmalign.data.jsonl import JsonlWriter, clean
 from mmalign.data.results import SAMPLE_SCHEMA, read_samples
 from mmalign.errors import UserError
-from mmalign.evals.cache import ResponseCache, row_digest
+from mmalign.evals.cache import ResponseCache, opened, row_digest
 from mmalign.evals.outputs import keep_media, plain_output
 from mmalign.evals.progress import bar
 from mmalign.evals.store import identity, scored, write_results
@@ -75,8 +75,7 @@ def evaluate(
         generation["batch_size"] = int(batch_size)
     job = _Job(adapter, model, task, Path(out_dir), generation, dict(model_info or {}), rows)
     todo = job.unfinished()
-    cache = ResponseCache(cache_dir) if cache_dir is not None else None
-    with JsonlWriter(job.path) as writer, bar(task.name, len(rows), progress) as advance:
+    with opened(cache_dir) as cache, JsonlWriter(job.path) as writer, bar(task.name, len(rows), progress) as advance:
         advance(len(rows) - len(todo))
         for batch in job.batches(todo, batch_size):
             records = job.answer(batch, cache)
@@ -85,8 +84,6 @@ def evaluate(
             writer.sync()
             advance(len(records))
             _stop_if_all_failed(task, records)
-    if cache is not None:
-        cache.close()
     return write_results(job.folder, read_samples(job.path), task)
 
 

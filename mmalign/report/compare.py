@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from mmalign.data.results import read_results
@@ -25,7 +26,7 @@ def compare_runs(a: Path, b: Path, *, width: int = 150) -> str:
     """
     from rich.console import Console
 
-    console = Console(width=width, color_system=None, record=True, file=_Nowhere())
+    console = Console(width=width, color_system=None, record=True, file=io.StringIO())
     console.print(f"A = {a}\nB = {b}", markup=False, highlight=False)
     console.print(sections_table(compare_sections(a, b), "A", "B", everything=True))
     return console.export_text()
@@ -65,14 +66,3 @@ def _evaluations(folder: Path) -> dict[str, Evaluation]:
     if not found:
         raise UserError(f"{folder} holds no evaluations; expected evals/<arm>/<task>/results.json")
     return found
-
-
-class _Nowhere:
-    """A text stream that keeps nothing; rich records on the side."""
-
-    def write(self, text: str) -> int:
-        """Accept and forget."""
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing to flush."""

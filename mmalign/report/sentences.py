@@ -50,7 +50,7 @@ class Exhibit:
 def exhibits(section: Section, count: int = 8) -> list[Exhibit]:
     """Return the first ``count`` rows of a section that keep media: the first, not the best."""
     later = {s["id"]: s for s in section.after.samples} if section.after else {}
-    shown = []
+    shown: list[Exhibit] = []
     for sample in section.before.samples:
         if len(shown) == count:
             break
@@ -108,7 +108,8 @@ def fact_types(section: Section) -> list[str]:
     """Return the fact types that occur in a section's parsed answers, in their own order."""
     kinds: dict[str, None] = {}
     for sample in section.before.samples[:50]:
-        for sentence in sample.get("parsed") if isinstance(sample.get("parsed"), list) else ():
+        parsed = sample.get("parsed")
+        for sentence in parsed if isinstance(parsed, list) else ():
             kinds.update(dict.fromkeys((sentence.get("labels") or {}) if isinstance(sentence, dict) else ()))
     return list(kinds)
 
@@ -123,10 +124,10 @@ def media_uri(path: Path) -> str | None:
 
     with Image.open(path) as image:
         if max(image.size) > _MAX_SIDE:
-            image = image.convert("RGB")
-            image.thumbnail((_MAX_SIDE, _MAX_SIDE))
+            small = image.convert("RGB")
+            small.thumbnail((_MAX_SIDE, _MAX_SIDE))
             buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=85)
+            small.save(buffer, "JPEG", quality=85)
             return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
