@@ -25,16 +25,21 @@ _NOT_THE_RESULT = ("output_dir", "report_to", "report")
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a shipped recipe or a YAML file and put flags such as ``--ppo.kl_coef 0.1`` on top.
 
-    A file may start from another with ``extends: NAME-OR-PATH``; its own keys win.
+    A file may start from another with ``extends: NAME-OR-PATH``; its own keys win.  Keys below
+    ``own_model`` hold only where the model is not an embedded default: what suits a model of a million
+    parameters would ruin a large one.
 
     Raises:
         UserError: for an unknown recipe, unreadable YAML, or wrong keys and values (all at once).
     """
     file = find_recipe(str(source))
+    flags = parse_flags(overrides, RunConfig)
     values = _read(file)
+    if _own_model(values, flags):
+        values = _read(file, own_model=True)
     values.setdefault("recipe", file.stem)
     origin: dict[tuple[str, ...], str] = {}
-    for path, value in parse_flags(overrides, RunConfig):
+    for path, value in flags:
         _put(values, path, value, default_mapping(RunConfig, path[:-1]))
         origin[path] = "--" + ".".join(path)
     try:
@@ -106,7 +111,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(file: Path, behind: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _own_model(values: dict[str, Any], flags: Sequence[tuple[tuple[str, ...], Any]]) -> bool:
+    """Whether the file or a flag names a model that is not one of a world's embedded defaults."""
+    section = values.get("model")
+    name = section.get("model_name_or_path") if isinstance(section, dict) else None
+    name = dict(flags).get(("model", "model_name_or_path"), name)
+    return name is not None and str(name).partition(":")[0] != "embedded"
+
+
+def _read(file: Path, behind: tuple[Path, ...] = (), *, own_model: bool = False) -> dict[str, Any]:
     if file.resolve() in behind:
         raise UserError(f"{file}: extends itself")
     try:
@@ -120,12 +133,15 @@ def _read(file: Path, behind: tuple[Path, ...] = ()) -> dict[str, Any]:
         values = {}
     if not isinstance(values, dict):
         raise UserError(f"{file}: expected keys and values, got a {type(values).__name__}")
+    own = values.pop("own_model", None)
+    if own_model and isinstance(own, dict):
+        values = _merged(values, own)
     base = values.pop("extends", None)
     if base is None:
         return values
     beside = file.parent / str(base)
     parent = beside if beside.is_file() else find_recipe(str(base))
-    return _merged(_read(parent, (*behind, file.resolve())), values)
+    return _merged(_read(parent, (*behind, file.resolve()), own_model=own_model), values)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

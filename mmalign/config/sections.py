@@ -128,8 +128,12 @@ class RewardModelConfig(Section):
     """Three heads on one trunk instead of three models."""
     context: Literal["completion", "segment"] = "completion"
     """Read every segment's end in one pass over the answer, or verify each segment by itself."""
-    head: Literal["linear", "mlp"] = "linear"
-    """What reads a hidden state."""
+    read: Literal["state", "surprise"] = "surprise"
+    """Read the state at the segment's end alone (the paper), or the surprising steps before it as well."""
+    head: Literal["linear", "mlp"] = "mlp"
+    """What turns the reading into three classes (the paper: linear)."""
+    train_trunk: Bool = True
+    """Train the model below the heads; a frozen one is read once and its features are kept."""
     blank_media: Bool = False
     """Control arm: the reward models learn and score without seeing the media."""
     types: tuple[str, ...] = ("object", "attribute", "relation")

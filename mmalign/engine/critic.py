@@ -22,11 +22,12 @@ class Critic(nn.Module):
     def __init__(self, hidden_size: int, width: int = 256, seed: int = 0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
-        self.inner = nn.ModuleList([nn.Linear(hidden_size, width), nn.Linear(width, width)])
+        self.first = nn.Linear(hidden_size, width)
+        self.second = nn.Linear(width, width)
         self.out = nn.Linear(width, 1)
         rng = generator(seed, "critic")
         with torch.no_grad():
-            for layer in self.inner:
+            for layer in (self.first, self.second):
                 bound = (6.0 / layer.in_features) ** 0.5
                 layer.weight.uniform_(-bound, bound, generator=rng)
                 layer.bias.zero_()
@@ -36,7 +37,6 @@ class Critic(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map ``hidden [B, T + 1, H]`` to values ``[B, T]`` of the states before each step."""
         state = self.norm(hidden[:, :-1].detach().float())
-        for layer in self.inner:
-            state = torch.relu(layer(state))
+        state = torch.relu(self.second(torch.relu(self.first(state))))
         value: Tensor = self.out(state).squeeze(-1)
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class OfflineTrainer:
+class OfflineTrainer(Generic[Item]):
     """One step of offline training; give ``trainer.step`` to :func:`mmalign.engine.loop.run_loop`.
 
     Args:
