@@ -10,12 +10,11 @@ from mmalign.claims.baselines import best_of_n
 from mmalign.claims.definition import Arm, Claim, Statement
 from mmalign.claims.identities import reward_identities
 from mmalign.claims.noise import clean_quality
-from mmalign.worlds import scenes
 
 __all__ = ["CLAIM"]
 
 TYPES = says.TYPES
-BONUSES = (0.0, 0.4, 0.8)
+BONUSES = (0.0, 0.3, 0.8)
 """Length bonuses of the sweep; the recipe's own bonus is the arms ``dense`` and ``sequence``."""
 
 _OWN = ("feedback", "reward_model", "ppo", "evaluate")
@@ -128,7 +127,7 @@ CLAIM = Claim(
         "ppo.max_steps": 12,
         "evaluate.n": 60,
     },
-    starts={"base": (), "base1": {"model.model_name_or_path": str(scenes.BASES[1])}},
+    starts={f"base{k}": {"model.model_name_or_path": f"embedded:{k}"} for k in (0, 1)},
     equal=(
         "seed",
         "modality",

@@ -78,7 +78,7 @@ def as_flags(changes: Mapping[str, Any]) -> list[str]:
 
 
 def check_equal(claim: Claim, *, quick: bool) -> list[str]:
-    """Check that train arms differ in nothing below ``claim.equal`` and return the keys compared.
+    """Check that train arms, and starts, differ in nothing below ``claim.equal``; return the keys compared.
 
     This is what makes "at equal steps, samples and KL coefficient" true and not just said.
 
@@ -86,22 +86,35 @@ def check_equal(claim: Claim, *, quick: bool) -> list[str]:
         UserError: naming the first key in which two arms differ.
     """
     arms = [arm for arm in claim.arms if arm.kind == "train"]
-    cell = Cell(next(iter(claim.starts)), 0)
-    flat = {
-        arm.name: _flat(config_dict(arm_config(claim, arm, cell, Path("x"), quick=quick))) for arm in arms
-    }
-    if not flat:
+    if not arms:
         return []
-    first = arms[0].name
-    keys = [key for key in flat[first] if _below(key, claim.equal) and not _below(key, claim.vary)]
-    for name, config in flat.items():
-        for key in keys:
-            if config.get(key) != flat[first][key]:
-                raise UserError(
-                    f"claim {claim.name}: arms {first} and {name} differ in {key} ({flat[first][key]!r}, "
-                    f"{config.get(key)!r}), which the claim holds equal"
-                )
+    first_start = next(iter(claim.starts))
+
+    def config(arm: Arm, start: str) -> dict[str, Any]:
+        return _flat(config_dict(arm_config(claim, arm, Cell(start, 0), Path("x"), quick=quick)))
+
+    wanted = config(arms[0], first_start)
+    keys = [key for key in wanted if _below(key, claim.equal) and not _below(key, claim.vary)]
+    for arm in arms[1:]:
+        names = f"arms {arms[0].name} and {arm.name}"
+        _refuse_difference(claim, names, wanted, config(arm, first_start), keys)
+    for start, changes in claim.starts.items():
+        names = f"starts {first_start} and {start}"
+        own = {*as_overrides(changes), *as_overrides(claim.starts[first_start])}
+        shared = [key for key in keys if key not in own]
+        _refuse_difference(claim, names, wanted, config(arms[0], start), shared)
     return sorted(keys)
+
+
+def _refuse_difference(
+    claim: Claim, names: str, wanted: Mapping[str, Any], other: Mapping[str, Any], keys: Sequence[str]
+) -> None:
+    for key in keys:
+        if other.get(key) != wanted[key]:
+            raise UserError(
+                f"claim {claim.name}: {names} differ in {key} ({wanted[key]!r}, {other.get(key)!r}), "
+                "which the claim holds equal"
+            )
 
 
 def link_reused(claim: Claim, arm: Arm, folder: Path) -> None:

@@ -34,6 +34,7 @@ def build_reward(ctx: RunContext, cfg: RewardConfig) -> Callable[[Rollout], Step
             device=str(ctx.accelerator.device),
             dtype=ctx.cfg.model.torch_dtype,
         )
+    if cfg.source == "model" or ctx.is_done("reward_model"):
         baseline = ctx.done_facts("reward_model")["baseline"]
     reward: Callable[[Rollout], StepReward] = recipe.reward(
         cfg, model=model, judge=judge, extractor=extractor, baseline=baseline

@@ -129,14 +129,14 @@ def test_one_number_flips_one_statement(tmp_path: Path, statement: str, verdict:
 
 def test_a_wrong_kl_sign_fails_the_identities(tmp_path: Path) -> None:
     results = write(tmp_path, good)
-    file = results.folder("dense", Cell("base", 1)) / "identities.json"
+    file = results.folder("dense", Cell("base0", 1)) / "identities.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "kl_reward": 0.02}))
     assert verdicts(results)["T4"] == "fails"
 
 
 def test_an_arm_with_fewer_steps_fails_equal_work(tmp_path: Path) -> None:
     results = write(tmp_path, good)
-    (results.folder("oracle", Cell("base", 1)) / "metrics.jsonl").write_text(
+    (results.folder("oracle", Cell("base0", 1)) / "metrics.jsonl").write_text(
         '{"stage": "ppo", "step": 1, "kl": 1.0}\n'
     )
     assert verdicts(results)["E1"] == "fails"
