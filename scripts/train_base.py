@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from transformers import LlavaForConditionalGeneration
 
 from mmalign.worlds.scenes.corpus import PretrainPlan, make_pool
 from mmalign.worlds.scenes.model import make_model
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument(
         "--mix", type=float, nargs=3, default=PretrainPlan.mix, help="noisy, clean, questions"
     )
+    parser.add_argument("--start", help="folder of a model to go on from; the vision phase is skipped")
     parser.add_argument("--probe-every", type=int, default=500)
     parser.add_argument("--interim", type=Path, help="folder that receives the model at every probe")
     args = parser.parse_args()
@@ -51,11 +53,12 @@ def main() -> None:
     def log(text: str) -> None:
         print(f"[{time.time() - start:6.0f} s] {text}", flush=True)
 
-    model = make_model(plan.seed)
+    model = LlavaForConditionalGeneration.from_pretrained(args.start) if args.start else make_model(plan.seed)
+    model.train()
     log(f"{sum(p.numel() for p in model.parameters())} parameters")
     pool = make_pool(plan.scenes, plan.seed)
     log(f"{len(pool.scenes)} scenes")
-    vision = train_vision(model, pool, plan, log)
+    vision = {} if args.start else train_vision(model, pool, plan, log)
     log(f"vision accuracy {vision}")
 
     def after(step: int) -> None:

@@ -9,8 +9,18 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmalign.worlds.scenes import BASES, CAPTION_PROMPT, generate, parse, render
-from mmalign.worlds.scenes.corpus import PretrainPlan, encode_turns, make_pool
+from mmalign.worlds.scenes import (
+    BASES,
+    CAPTION_PROMPT,
+    Fact,
+    attribute_fact,
+    generate,
+    parse,
+    relation_fact,
+    render,
+    verify,
+)
+from mmalign.worlds.scenes.corpus import IDS, PretrainPlan, batches, encode_turns, make_pool
 from mmalign.worlds.scenes.model import (
     BASE,
     BASE1,
@@ -22,12 +32,14 @@ from mmalign.worlds.scenes.pretrain import (
     forward,
     image_features,
     normalise,
+    said_relations,
+    said_values,
     train_language,
     train_vision,
 )
 from mmalign.worlds.scenes.probe import caption_scores, question_scores
 from mmalign.worlds.scenes.ship import file_sha256, ship
-from mmalign.worlds.scenes.words import CLASSES
+from mmalign.worlds.scenes.words import CLASSES, RELATIONS
 
 CHAT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": CAPTION_PROMPT}]}]
 
@@ -101,6 +113,32 @@ def test_training_forward_equals_the_models_own() -> None:
         ]
     assert torch.allclose(own, ours, atol=1e-5)
     assert torch.allclose(normalise(pool.pixels), pixels, atol=1e-6)
+
+
+def test_grounding_judges_statements_as_the_scene_does() -> None:
+    pool, words = make_pool(300, 1), {i: w for w, i in IDS.items()}
+    plan, seen = PretrainPlan(seed=1, mix=(0.5, 0.0, 0.5)), set[tuple[str, bool]]()
+    stream = batches(pool, plan)
+    for _ in range(6):
+        index, ids, _ = next(stream)
+        for kind, judge in (("value", said_values), ("relation", said_relations)):
+            for row, col, truth in zip(*judge(ids, pool.classes[index]), strict=True):
+                said = [words[int(i)] for i in ids[int(row), : int(col) + 1]]
+                scene = pool.scenes[int(index[row])]
+                assert verify(_statement(said, kind), scene) == (1 if truth else -1)
+                seen.add((kind, bool(truth)))
+    assert len(seen) == 4
+
+
+def _statement(said: list[str], kind: str) -> Fact:
+    """The fact that the words just completed, read backwards."""
+    if kind == "value" and said[-1] in CLASSES:
+        return attribute_fact(said[-1], said[-2])
+    if kind == "value":
+        return attribute_fact(next(w for w in reversed(said) if w in CLASSES), said[-1])
+    first = next(w for w in reversed(said[:-1]) if w in CLASSES)
+    relation = next(r for r in RELATIONS if said[-2 - len(r.split()) : -2] == r.split())
+    return relation_fact(first, relation, said[-1])
 
 
 def test_both_phases_learn_and_the_result_ships(tmp_path: Path) -> None:

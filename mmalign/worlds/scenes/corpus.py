@@ -30,13 +30,13 @@ class PretrainPlan:
 
     seed: int = 0
     scenes: int = 40_000
-    vision_steps: int = 1200
+    vision_steps: int = 1500
     vision_batch: int = 64
-    language_steps: int = 6000
+    language_steps: int = 3200
     batch: int = 32
     lr: float = 2e-3
     vision_lr_scale: float = 0.3
-    mix: tuple[float, float, float] = (0.45, 0.15, 0.4)
+    mix: tuple[float, float, float] = (0.35, 0.1, 0.55)
     questions: int = 6
     grounding: float = 1.0
     grounding_layer: int = 2

@@ -19,9 +19,17 @@ from mmalign.rng import numpy_generator
 from mmalign.worlds.scenes.corpus import IDS, Pool, PretrainPlan, batches
 from mmalign.worlds.scenes.model import PIXEL_MEAN, PIXEL_STD
 from mmalign.worlds.scenes.scene import GRID
-from mmalign.worlds.scenes.words import CLASSES, COLORS, PLURALS, SIZES, TEXTURES
+from mmalign.worlds.scenes.words import CLASSES, COLORS, PLURALS, RELATIONS, SIZES, TEXTURES
 
-__all__ = ["forward", "image_features", "normalise", "train_language", "train_vision"]
+__all__ = [
+    "forward",
+    "image_features",
+    "normalise",
+    "said_relations",
+    "said_values",
+    "train_language",
+    "train_vision",
+]
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -117,39 +125,130 @@ def train_vision(
     return {name: round(float(h / s.clamp(min=1)), 4) for name, h, s in zip(names, hits, seen, strict=True)}
 
 
-class _Grounding(nn.Module):
-    """Auxiliary heads, thrown away afterwards: a class word's state says how many, where and what.
+def _value_positions(ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Where a text has said an attribute of a class: rows, columns, class, kind (1..3) and value.
 
-    They read the state at every class word of the text, of question and answer alike, after
-    ``grounding_layer`` decoder layers.  Without them the look-up from word to image token, on which
-    every question rests, is found only after very many rows.
+    Either a class word right after one of its values (small red circle: judged at circle) or a value
+    after its class (the circle is red, is the circle red: judged at red).
+    """
+    cls, kind, value = (table[ids] for table in _TABLES)
+    verb = torch.isin(ids, torch.tensor([IDS["is"], IDS["looks"]]))
+    before, before2 = torch.roll(cls, 1, 1), torch.roll(cls, 2, 1)
+    named = torch.where(before >= 0, before, torch.where(torch.roll(verb, 1, 1), before2, torch.tensor(-1)))
+    late = (kind > 0) & (named >= 0)
+    early = (cls >= 0) & (torch.roll(kind, 1, 1) > 0)
+    rows, cols = (late | early).nonzero(as_tuple=True)
+    first = early[rows, cols]
+    said_kind = torch.where(first, kind[rows, cols - 1], kind[rows, cols])
+    said_value = torch.where(first, value[rows, cols - 1], value[rows, cols])
+    return rows, cols, torch.where(first, cls[rows, cols], named[rows, cols]), said_kind, said_value
+
+
+def _relation_positions(ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Where a text has just related two classes: rows, columns, first class, second class, relation.
+
+    The relation indexes ``RELATIONS``; questions (is the A above the B) and statements both count.
+    """
+    cls, the = _TABLES[0][ids], IDS["the"]
+    back = [torch.roll(ids, k, 1) for k in range(7)]
+    named = [torch.roll(cls, k, 1) for k in range(7)]
+    verb = [torch.isin(b, torch.tensor([IDS["is"], IDS["lies"]])) for b in back]
+    first, relation = torch.full_like(ids, -1), torch.full_like(ids, -1)
+    for r, name in enumerate(RELATIONS):
+        words = [IDS[w] for w in reversed(name.split())]
+        said = (cls >= 0) & (back[1] == the)
+        for k, word in enumerate(words, start=2):
+            said = said & (back[k] == word)
+        k = 2 + len(words)
+        subject = torch.where(verb[k], named[k + 1], named[k])
+        hit = said & (subject >= 0)
+        first, relation = torch.where(hit, subject, first), torch.where(hit, r, relation)
+    rows, cols = (relation >= 0).nonzero(as_tuple=True)
+    return rows, cols, first[rows, cols], cls[rows, cols], relation[rows, cols]
+
+
+def _tables() -> tuple[Tensor, Tensor, Tensor]:
+    """Per token id: class index or -1, attribute kind (1 colour, 2 size, 3 texture) or 0, value index."""
+    cls, kind, value = (torch.full((len(IDS),), fill) for fill in (-1, 0, -1))
+    for c, name in enumerate(CLASSES):
+        cls[IDS[name]] = cls[IDS[PLURALS[name]]] = c
+    for k, values in enumerate((COLORS, SIZES, TEXTURES), start=1):
+        for v, word in enumerate(values):
+            kind[IDS[word]], value[IDS[word]] = k, v
+    return cls, kind, value
+
+
+_TABLES = _tables()
+
+
+def said_values(ids: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and truth of the attribute statements about classes that stand there once."""
+    rows, cols, cls, kind, value = _value_positions(ids)
+    shown = classes[rows, cls, kind + 1]
+    known = shown >= 0
+    return rows[known], cols[known], (shown == value)[known]
+
+
+def said_relations(ids: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and truth of the relation statements that can be judged from the cells."""
+    rows, cols, first, second, relation = _relation_positions(ids)
+    a, b = classes[rows, first, 1], classes[rows, second, 1]
+    across = torch.where(relation < 2, b % GRID - a % GRID, b // GRID - a // GRID)
+    ahead = torch.where(relation % 2 == 0, across, -across)
+    known = (a >= 0) & (b >= 0) & (across != 0)
+    return rows[known], cols[known], (ahead > 0)[known]
+
+
+class _Grounding(nn.Module):
+    """Auxiliary heads, thrown away afterwards, that read decoder states against the scene's truth.
+
+    A class word's state (after ``grounding_layer`` layers) says how many, where and what; one layer
+    later the state that completes an attribute or relation statement says whether it holds.  Without them the
+    look-up from word to image token, on which every question rests, is found only after very many rows.
     """
 
     def __init__(self, model: LlavaForConditionalGeneration, layer: int) -> None:
         super().__init__()
-        width = model.config.text_config.hidden_size
+        width = model.lm_head.in_features
         sizes = (4, GRID * GRID, len(COLORS), len(SIZES), len(TEXTURES))
         self.heads = nn.ModuleList([nn.Linear(width, s) for s in sizes])
-        self.state = torch.empty(0)
-        self.index = torch.full((len(IDS),), -1)
-        for c, name in enumerate(CLASSES):
-            self.index[IDS[name]] = self.index[IDS[PLURALS[name]]] = c
-        self.hook = model.model.language_model.layers[layer - 1].register_forward_hook(self._keep)
+        self.verdict = nn.Linear(width, 1)
+        self.states: list[Tensor] = []
+        layers = model.model.language_model.layers
+        chosen = (layers[layer - 1], layers[min(layer, len(layers) - 1)])
+        self.hooks = [block.register_forward_hook(self._keep) for block in chosen]
 
     def _keep(self, _module: nn.Module, _args: object, output: Tensor) -> None:
-        self.state = output if isinstance(output, Tensor) else output[0]
+        self.states = [*self.states[-1:], output if isinstance(output, Tensor) else output[0]]
+
+    def close(self) -> None:
+        """Detach from the model."""
+        self.states = []
+        for hook in self.hooks:
+            hook.remove()
 
     def loss(self, ids: Tensor, classes: Tensor) -> Tensor:
-        """Mean cross-entropy (nats) of the heads; ``ids`` ``[B, L]``, ``classes`` ``[B, 8, 5]``."""
-        word = self.index[ids]
+        """Mean cross-entropies (nats) of look-up, values and relations ``[3]``; ``classes`` is ``[B, 8, 5]``."""
+        (early, late), self.states = self.states, []
+        word = _TABLES[0][ids]
         rows, cols = (word >= 0).nonzero(as_tuple=True)
-        states, targets = self.state[rows, cols], classes[rows, word[rows, cols]]
-        self.state, total = torch.empty(0), torch.zeros(())
+        states, targets = early[rows, cols], classes[rows, word[rows, cols]]
+        total = torch.zeros(())
         for k, head in enumerate(self.heads):
             known = targets[:, k] >= 0
             if known.any():
                 total = total + functional.cross_entropy(head(states[known]), targets[known, k])
-        return total / len(self.heads)
+        judged = [
+            self._judge(late, *part) for part in (said_values(ids, classes), said_relations(ids, classes))
+        ]
+        return torch.stack((total / len(self.heads), *judged))
+
+    def _judge(self, states: Tensor, rows: Tensor, cols: Tensor, truth: Tensor) -> Tensor:
+        """Cross-entropy of the verdicts on statements that end at (rows, cols)."""
+        if len(rows) == 0:
+            return torch.zeros(())
+        logits = self.verdict(states[rows, cols]).squeeze(-1)
+        return functional.binary_cross_entropy_with_logits(logits, truth.float())
 
 
 def train_language(
@@ -166,7 +265,7 @@ def train_language(
     rest = [p for p in (*model.parameters(), *grounding.parameters()) if id(p) not in held]
     groups = [{"params": rest, "lr": plan.lr}, {"params": tower, "lr": plan.lr * plan.vision_lr_scale}]
     optimizer = _optimizer(groups)
-    stream, start, running = batches(pool, plan), time.process_time(), torch.zeros(2)
+    stream, start, running = batches(pool, plan), time.process_time(), torch.zeros(4)
     for step in range(plan.language_steps):
         index, ids, weights = next(stream)
         features = image_features(model, normalise(pool.pixels[index]))
@@ -177,12 +276,18 @@ def train_language(
         w = weights[rows, cols + 1]
         loss = (losses * w).sum() / w.sum()
         extra = grounding.loss(ids, pool.classes[index])
-        _step(optimizer, loss + plan.grounding * extra, [*rest, *tower], _schedule(step, plan.language_steps))
-        running += torch.stack((loss.detach(), extra.detach()))
+        _step(
+            optimizer,
+            loss + plan.grounding * extra.sum(),
+            [*rest, *tower],
+            _schedule(step, plan.language_steps),
+        )
+        running += torch.cat((loss.detach()[None], extra.detach()))
         if (step + 1) % 100 == 0:
             means, cpu = (running / 100).tolist(), time.process_time() - start
-            log(f"language step {step + 1} loss {means[0]:.4f} grounding {means[1]:.4f} cpu {cpu:.0f} s")
+            parts = "loss {:.4f} look-up {:.4f} value {:.4f} relation {:.4f}".format(*means)
+            log(f"language step {step + 1} {parts} cpu {cpu:.0f} s")
             running.zero_()
         if after is not None:
             after(step + 1)
-    grounding.hook.remove()
+    grounding.close()

@@ -6,6 +6,7 @@ Made for watching pre-training; the figures people quote come from the evaluatio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def describe(
     """One answer per scene, greedy or sampled at temperature 1, at most 110 tokens."""
     torch.manual_seed(seed)
     ids = torch.tensor([_head(prompt)] * len(scenes))
-    out = model.generate(
+    out = cast(Any, model).generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         pixel_values=_pixels(scenes),

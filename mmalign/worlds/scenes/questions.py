@@ -34,7 +34,7 @@ QUESTION_KINDS = ("object", "attribute", "relation", "count", "where", "what", "
 """What a question may ask about; ``truth`` shows a whole sentence and asks whether it holds."""
 POPE_KINDS = ("random", "popular", "adversarial")
 """How the negative class of a POPE question is chosen."""
-_WEIGHTS = (0.16, 0.18, 0.2, 0.04, 0.1, 0.16, 0.16)
+_WEIGHTS = (0.12, 0.24, 0.2, 0.04, 0.06, 0.1, 0.24)
 
 
 @dataclass(frozen=True, slots=True)
