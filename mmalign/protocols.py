@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
     from mmalign.types import Batch, LogP, Rollout, Row, StepReward
 
-__all__ = ["Conditioned", "Judge", "Likelihood", "Reward", "Samples", "Shows", "Task", "Tracker", "Tunes"]
+__all__ = [
+    "Conditioned",
+    "Judge",
+    "Likelihood",
+    "Reward",
+    "RewardRecipe",
+    "RewardTrainer",
+    "Samples",
+    "Shows",
+    "Task",
+    "Tracker",
+    "Tunes",
+]
 
 
 @runtime_checkable
@@ -113,6 +125,42 @@ class Reward(Protocol):
 
     def __call__(self, rollout: Rollout) -> StepReward:
         """Return the per-step reward with its named parts."""
+        ...
+
+
+@runtime_checkable
+class RewardRecipe(Protocol):
+    """A reward that the configuration assembles, perhaps from models trained on feedback."""
+
+    name: str
+
+    def reward(
+        self, cfg: Any, *, model: Any, judge: Any, extractor: Any, baseline: Mapping[str, float]
+    ) -> Reward:
+        """The reward that the ``reward`` section describes."""
+        ...
+
+
+@runtime_checkable
+class RewardTrainer(Protocol):
+    """The models of a reward recipe: made from the start policy, trained on feedback, measured."""
+
+    def create(
+        self, adapter: Likelihood, source: str, probe: Row, cfg: Any, *, device: str, dtype: str
+    ) -> Any:
+        """Fresh reward models that start from the policy ``source``."""
+        ...
+
+    def load(self, adapter: Likelihood, folder: Path, *, device: str, dtype: str) -> Any:
+        """Trained reward models."""
+        ...
+
+    def measure(self, model: Any, rows: Sequence[Row]) -> Mapping[str, Any]:
+        """Held-out quality, as plain numbers."""
+        ...
+
+    def baseline(self, rows: Sequence[Row]) -> Mapping[str, float]:
+        """What the start policy earns on average, per feedback type."""
         ...
 
 

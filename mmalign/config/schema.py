@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from mmalign.config.fields import Bool, Count, Int, NonNegative, PositiveCount, Section
 from mmalign.config.policy import GRPOConfig, PPOConfig
 from mmalign.config.sections import (
@@ -49,6 +51,8 @@ class EvaluateConfig(Section):
     """Rows answered at once."""
     max_new_tokens: PositiveCount = 64
     """Longest answer, in steps."""
+    task_options: dict[str, str] = Field(default_factory=dict)
+    """Further options of the tasks that take them, such as ``{data: coco_pope.json, image_dir: val2014}``."""
     include_start: Bool = True
     """Evaluate the policy that training started from as well."""
 

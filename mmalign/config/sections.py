@@ -126,8 +126,8 @@ class RewardModelConfig(Section):
     """Decoupled weight decay."""
     shared_trunk: Bool = True
     """Three heads on one trunk instead of three models."""
-    context: Literal["completion", "segment"] = "completion"
-    """Read every segment's end in one pass over the answer, or verify each segment by itself."""
+    context: Literal["completion", "segment", "both"] = "completion"
+    """Read every segment's end in one pass over the answer, verify each segment by itself, or both."""
     read: Literal["state", "surprise"] = "surprise"
     """Read the state at the segment's end alone (the paper), or the surprising steps before it as well."""
     head: Literal["linear", "mlp"] = "mlp"
@@ -146,7 +146,9 @@ class RewardConfig(Section):
     """How segment scores become the reward of each step."""
 
     name: str = "fgaif"
-    """The reward recipe (``mmalign list rewards``)."""
+    """The reward recipe, or a plain reward (``mmalign list rewards``)."""
+    options: dict[str, str | Int | Float | Bool] = Field(default_factory=dict)
+    """Arguments of a plain reward, such as ``{pattern: "left of"}`` of ``regex``."""
     source: Literal["model", "judge", "none"] = "model"
     """Scores of the reward models, of the judge itself (an upper bound), or none at all."""
     mode: Literal["class", "expected"] = "expected"

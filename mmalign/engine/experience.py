@@ -111,7 +111,6 @@ def rollout_metrics(scored: Scored, kl_coef: float) -> dict[str, Tensor]:
     log_ratio = torch.where(mask, scored.logp_old - scored.logp_ref, torch.zeros_like(scored.logp_old))
     kl = log_ratio.sum(-1)
     score = scored.reward.per_step.sum(-1)
-    zero_std = frac_zero_std(score, scored.group)
     metrics = {
         "rewards/mean": score,
         "kl": kl,
@@ -120,10 +119,10 @@ def rollout_metrics(scored: Scored, kl_coef: float) -> dict[str, Tensor]:
         "completion_length": mask.sum(-1).float(),
         "segments": torch.tensor([float(len(row.segments)) for row in scored.rows], device=mask.device),
         "finished": scored.finished.float(),
-        "frac_reward_zero_std": torch.as_tensor(zero_std, device=mask.device)
-        .float()
-        .expand(len(scored.rows)),
     }
+    if len(scored.group.unique()) < len(scored.rows):
+        zero_std = frac_zero_std(score, scored.group)
+        metrics["frac_reward_zero_std"] = zero_std.float().expand(len(scored.rows))
     for name, part in scored.reward.parts.items():
         metrics[f"rewards/{name}"] = part.sum(-1)
     return metrics

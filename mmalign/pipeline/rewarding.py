@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign import registry
+from mmalign.errors import UserError, nearest
 from mmalign.pipeline.judging import build_judge
+from mmalign.protocols import RewardRecipe, RewardTrainer
 
 if TYPE_CHECKING:
     from mmalign.config.schema import RewardConfig
@@ -18,28 +21,42 @@ __all__ = ["build_reward", "reward_model_folder"]
 
 
 def build_reward(ctx: RunContext, cfg: RewardConfig) -> Callable[[Rollout], StepReward]:
-    """Make the reward of ``cfg``: learned models, the judge itself, or terms alone.
+    """Make the reward of ``cfg``: learned models, the judge itself, terms alone, or a plain reward.
 
-    The recipe object of the reward (``registry.load("rewards", cfg.name)``) assembles it, so a
-    third-party reward needs no change here.
+    An entry of the group ``rewards`` is either a :class:`~mmalign.protocols.RewardRecipe`, which
+    assembles the reward, or a plain :class:`~mmalign.protocols.Reward` class, made with
+    ``reward.options``; a third party's needs no change here.
     """
-    recipe: Any = registry.load("rewards", cfg.name)()
+    entry: Any = registry.load("rewards", cfg.name)
+    made = _made(cfg, entry)
+    if not isinstance(made, RewardRecipe):
+        plain: Callable[[Rollout], StepReward] = made
+        return plain
     judge, extractor = build_judge(ctx)
     model = None
-    baseline: dict[str, float] = {}
-    if cfg.source == "model":
-        model = recipe.load(
-            ctx.adapter,
-            reward_model_folder(ctx),
-            device=str(ctx.accelerator.device),
-            dtype=ctx.cfg.model.torch_dtype,
-        )
+    baseline: Mapping[str, float] = {}
+    if cfg.source == "model" and not isinstance(made, RewardTrainer):
+        raise UserError(f"reward.source: {cfg.name} has no models to train; set it to judge or none")
     if cfg.source == "model" or ctx.is_done("reward_model"):
         baseline = ctx.done_facts("reward_model")["baseline"]
-    reward: Callable[[Rollout], StepReward] = recipe.reward(
-        cfg, model=model, judge=judge, extractor=extractor, baseline=baseline
-    )
-    return reward
+    if cfg.source == "model":
+        folder, device = reward_model_folder(ctx), str(ctx.accelerator.device)
+        model = made.load(ctx.adapter, folder, device=device, dtype=ctx.cfg.model.torch_dtype)
+    return made.reward(cfg, model=model, judge=judge, extractor=extractor, baseline=baseline)
+
+
+def _made(cfg: RewardConfig, entry: Any) -> Any:
+    known = list(inspect.signature(entry).parameters)
+    for name in cfg.options:
+        if name not in known:
+            takes = ", ".join(known) or "none"
+            raise UserError(
+                f"reward.options: {cfg.name} takes no {name!r}{nearest(name, known)}, only {takes}"
+            )
+    try:
+        return entry(**cfg.options)
+    except TypeError as error:
+        raise UserError(f"reward.options: {cfg.name}: {error}") from error
 
 
 def reward_model_folder(ctx: RunContext) -> Path:

@@ -47,7 +47,7 @@ def test_the_run_folder_holds_what_a_reader_needs(finished: Path) -> None:
     assert stages == {"sft", "reward_model", "ppo"}
     ppo = [record for record in _lines(finished) if record["stage"] == "ppo"]
     assert [record["step"] for record in ppo] == list(range(1, 21))
-    assert {"rewards/mean", "rewards/object", "rewards/attribute", "kl", "entropy", "completion_length", "policy_loss",
+    assert {"rewards/mean", "rewards/fgaif/object", "rewards/fgaif/attribute", "kl", "entropy", "completion_length", "policy_loss",
             "value_loss", "clip_ratio", "grad_norm", "kl_coef"} <= set(ppo[0])  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_final_model_loads_and_running_again_changes_nothing(finished: Path) -> 
 
 
 def test_another_configuration_is_refused(finished: Path) -> None:
-    with pytest.raises(UserError, match=r"ppo.learning_rate = 0.01, now 0.002"):
+    with pytest.raises(UserError, match=r"ppo.learning_rate = 0.005, now 0.002"):
         run_recipe(
             load_config("toy", ["--output_dir", str(finished), "--ppo.learning_rate", "0.002", *STAGES])
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmalign import registry
 from mmalign.evals.run import evaluate
+from mmalign.evals.task import load_task, option_names
 
 if TYPE_CHECKING:
     from mmalign.pipeline.context import RunContext
@@ -21,7 +23,7 @@ def run(ctx: RunContext) -> None:
     """Fill ``evals/<arm>/<task>@<temperature>`` for each arm; finished samples are kept."""
     cfg = ctx.cfg.evaluate
     for arm, source in arms(ctx).items():
-        model = ctx.load_model(source)
+        model, digest = ctx.load_model(source), _weights_digest(source)
         for task_name in cfg.tasks:
             for temperature in cfg.temperatures:
                 task = _task(ctx, task_name)
@@ -34,7 +36,7 @@ def run(ctx: RunContext) -> None:
                     temperature=temperature,
                     batch_size=cfg.batch_size,
                     max_steps=cfg.max_new_tokens,
-                    model_info={"id": _shown(ctx, source), "arm": arm},
+                    model_info={"id": _shown(ctx, source), "arm": arm, "sha256": digest},
                     progress=ctx.accelerator.is_main_process,
                 )
     ctx.mark_done(NAME, {"arms": sorted(arms(ctx))})
@@ -56,9 +58,24 @@ def temperature_name(temperature: float) -> str:
 
 
 def _task(ctx: RunContext, name: str) -> Task:
+    """Build a task with the options of the section that it takes; ``task_options`` must fit."""
     cfg = ctx.cfg.evaluate
-    made: Task = registry.load("tasks", name)(split=cfg.split, n=cfg.n, seed=ctx.cfg.data.seed)
-    return made
+    known = option_names(registry.load("tasks", name))
+    wanted = {"split": cfg.split, "n": cfg.n, "seed": ctx.cfg.data.seed}
+    if "data" in cfg.task_options:  # a file has no split of ours
+        wanted.pop("split")
+    return load_task(name, {**{key: wanted[key] for key in wanted if key in known}, **cfg.task_options})
+
+
+def _weights_digest(source: str) -> str | None:
+    """SHA-256 over a local folder's weights, so that changed weights are never mistaken for the old ones."""
+    files = sorted(Path(source).glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as handle:
+            while block := handle.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest() if files else None
 
 
 def _shown(ctx: RunContext, source: str) -> str:

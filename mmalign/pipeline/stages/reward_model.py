@@ -20,6 +20,7 @@ from mmalign.feedback.collect import read_feedback
 from mmalign.guards.modality_used import check_modality_used
 from mmalign.pipeline.progress import step_progress
 from mmalign.pipeline.stages.feedback import PARTS, feedback_file
+from mmalign.protocols import RewardTrainer
 
 if TYPE_CHECKING:
     from mmalign.pipeline.context import RunContext
@@ -33,7 +34,12 @@ NAME = "reward_model"
 def run(ctx: RunContext) -> None:
     """Train on ``feedback/train.jsonl``, measure on ``feedback/heldout.jsonl``, write ``final``."""
     cfg = ctx.cfg.reward_model
-    recipe: Any = registry.load("rewards", ctx.cfg.reward.name)()
+    recipe: Any = registry.load("rewards", ctx.cfg.reward.name)
+    if not issubclass(recipe, RewardTrainer):
+        raise UserError(
+            f"reward.name: {ctx.cfg.reward.name} has no models to train; leave out the stage reward_model"
+        )
+    recipe = recipe()
     rows = labelled_rows(ctx, "train")
     model = recipe.create(
         ctx.adapter,
