@@ -24,8 +24,8 @@ class FGAIFReward:
         shaping: weights, length mode, repeats, placement (shared with ``OracleReward``).
         mode: ``class`` pays the most likely class, -1/0/+1, as the reference code; ``expected`` pays
             ``p(+1) - p(-1)``, and exactly 0 where "not applicable" is the most likely class.
-        extractor: where given, it says which types a segment states (no fact: exactly 0) and finds
-            repetitions in other words; without it the reward models' class 0 says so.
+        extractor: where given, a type of which the segment states no fact gets exactly 0 whatever the
+            models say, and repetitions in other words are found.
         batch_size: model rows per pass.
 
     Raises:
@@ -62,8 +62,7 @@ class FGAIFReward:
         """Row, segment, type -> score in [-1, 1], ``None`` where not applicable."""
         probabilities = self.model.predict(rows, self.batch_size)
         flat = {
-            kind: scores_from_probabilities(probabilities[kind], self.mode, applicable=facts is not None)
-            for kind in self.shaping.weights
+            kind: scores_from_probabilities(probabilities[kind], self.mode) for kind in self.shaping.weights
         }
         result = []
         position = 0
@@ -78,19 +77,17 @@ class FGAIFReward:
 
 
 def scores_from_probabilities(
-    probabilities: Tensor, mode: Literal["class", "expected"], applicable: bool = False
+    probabilities: Tensor, mode: Literal["class", "expected"]
 ) -> list[float | None]:
-    """Turn class probabilities ``[N, 3]`` into scores.
+    """Turn class probabilities into scores; ``None`` where "not applicable" is the most likely class.
 
     Args:
-        probabilities: classes -1, 0, +1.
+        probabilities: ``[N, 3]``, classes -1, 0, +1.
         mode: ``class`` or ``expected``.
-        applicable: when true, class 0 is ruled out from outside and never yields ``None``.
     """
-    values = probabilities.tolist()
     result: list[float | None] = []
-    for bad, none, good in values:
-        if not applicable and none >= max(bad, good):
+    for bad, none, good in probabilities.tolist():
+        if none >= max(bad, good):
             result.append(None)
         elif mode == "class":
             result.append(1.0 if good >= bad else -1.0)

@@ -220,7 +220,6 @@ def test_scores() -> None:
     p = torch.tensor([[0.7, 0.1, 0.2], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])
     assert scores_from_probabilities(p, "class") == [-1.0, None, 1.0]
     assert scores_from_probabilities(p, "expected") == [pytest.approx(-0.5), None, pytest.approx(0.5)]
-    assert scores_from_probabilities(p, "class", applicable=True)[1] is not None
 
 
 def test_not_applicable_segments_are_paid_exactly_nothing() -> None:
