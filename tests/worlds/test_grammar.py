@@ -31,7 +31,7 @@ from mmalign.worlds.scenes.words import (
 )
 
 
-@settings(max_examples=1200, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(st.integers(0, 2**40), st.booleans())
 def test_captions_round_trip(seed: int, noisy: bool) -> None:
     scene = generate(seed, "train")

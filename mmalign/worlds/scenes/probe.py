@@ -118,7 +118,7 @@ def _questions(scenes: Sequence[Scene], kind: str, rng: np.random.Generator) -> 
             cls = present[rng.integers(len(present))]
             pair = [Question(kind, f"is there a {cls} ?", "yes")]
             pair.append(Question(kind, f"is there a {absent_class(scene, kind, rng)} ?", "no"))
-        elif kind in ("where", "what"):
+        elif kind == "where":
             asked = ask(scene, kind, True, rng)
             pair = [asked] if asked else []
         else:
@@ -136,18 +136,18 @@ def question_scores(
     """Accuracy per kind of question (POPE kinds too) and the AUC of judging whole sentences per type."""
     features = image_features(model, _pixels(scenes))
     out: dict[str, float] = {}
-    for kind in ("object", *POPE_KINDS, "attribute", "relation", "count", "where", "what", "truth"):
+    for kind in ("object", *POPE_KINDS, "attribute", "relation", "count", "where", "truth"):
         asked = _questions(scenes, kind, numpy_generator(seed, "probe", kind))
         answers = [q.answer.split() for _, q in asked]
         rows = [
-            _head(q.text) + ([IDS[w] for w in a] if kind in ("where", "what") else [])
+            _head(q.text) + ([IDS[w] for w in a] if kind == "where" else [])
             for (_, q), a in zip(asked, answers, strict=True)
         ]
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         for r, row in enumerate(rows):
             ids[r, : len(row)] = torch.tensor(row)
         hidden = forward(model, ids, features[torch.tensor([i for i, _ in asked])])
-        if kind in ("where", "what"):
+        if kind == "where":
             logits = model.lm_head(hidden)
             right = []
             for r, (row, a) in enumerate(zip(rows, answers, strict=True)):

@@ -30,11 +30,11 @@ from mmalign.worlds.scenes.words import (
 
 __all__ = ["POPE_KINDS", "QUESTION_KINDS", "Question", "absent_class", "ask", "ask_many", "co_occurrence"]
 
-QUESTION_KINDS = ("object", "attribute", "relation", "count", "where", "what", "truth")
+QUESTION_KINDS = ("object", "attribute", "relation", "count", "where", "truth")
 """What a question may ask about; ``truth`` shows a whole sentence and asks whether it holds."""
 POPE_KINDS = ("random", "popular", "adversarial")
 """How the negative class of a POPE question is chosen."""
-_WEIGHTS = (0.12, 0.24, 0.2, 0.04, 0.06, 0.1, 0.24)
+_WEIGHTS = (0.12, 0.24, 0.2, 0.04, 0.16, 0.24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +143,12 @@ def _truth(scene: Scene, rng: np.random.Generator, truth: bool) -> Question | No
 def ask(scene: Scene, kind: str, truth: bool, rng: np.random.Generator) -> Question | None:
     """A question of one kind whose answer is yes (``truth``) or no, or None when the scene allows none.
 
-    ``where`` and ``what`` questions ignore ``truth``: they are answered by a place (row two column
-    three) and by the attributes (small striped red) of a class that stands there once.
+    ``where`` questions ignore ``truth``: they are answered by a place, ``row two column three``.
     """
     answer = "yes" if truth else "no"
     if kind == "truth":
         return _truth(scene, rng, truth)
-    if kind in ("where", "what"):
+    if kind == "where":
         single = [o for o in scene.objects if scene.count(o.cls) == 1]
         if not single:
             return None
