@@ -66,7 +66,9 @@ def caption_scores(sentences: Checked, truth: Mapping[str, frozenset[Any]]) -> d
 
 
 def _metrics() -> dict[str, Composite]:
-    f1_columns = {kind: tuple(f"{part}_{kind}" for part in ("true", "false", "found", "wanted")) for kind in FACT_TYPES}
+    f1_columns = {
+        kind: (f"true_{kind}", f"false_{kind}", f"found_{kind}", f"wanted_{kind}") for kind in FACT_TYPES
+    }
     metrics = {"hallucination/overall": ratio("hallucinated", "stating", False)}
     for kind in FACT_TYPES:
         metrics[f"hallucination/{kind}"] = ratio(f"hallucinated_{kind}", "stating", False)

@@ -26,7 +26,19 @@ _IRREGULAR = {
     "knives": "knife", "wolves": "wolf", "calves": "calf", "feet": "foot", "teeth": "tooth", "leaves": "leaf",
     "buses": "bus", "oxen": "ox", "loaves": "loaf", "shelves": "shelf", "scarves": "scarf", "halves": "half",
 }  # fmt: skip
-_ALREADY_SINGULAR = {"scissors", "skis", "tennis", "bus", "gas", "glass", "grass", "dress", "cactus", "lens", "chess"}
+_ALREADY_SINGULAR = {
+    "scissors",
+    "skis",
+    "tennis",
+    "bus",
+    "gas",
+    "glass",
+    "grass",
+    "dress",
+    "cactus",
+    "lens",
+    "chess",
+}
 _YOUNG_OR_GROWN = {"baby", "adult"}
 _PASSENGER = {"jet", "train"}
 
@@ -94,7 +106,9 @@ def read_synonyms(path: str | Path | None, objects: Iterable[str] = ()) -> Vocab
     names: dict[str, str] = {}
     if path is not None:
         if not Path(path).is_file():
-            raise UserError(f"{path}: no such synonyms file; expected one object a line: canonical, synonym, ...")
+            raise UserError(
+                f"{path}: no such synonyms file; expected one object a line: canonical, synonym, ..."
+            )
         for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
             spellings = [part.strip().lower() for part in line.split(",") if part.strip()]
             for spelling in spellings:

@@ -46,7 +46,10 @@ class Chair(CompositeTask):
         seed: int = 0,
         prompt: str = "Describe this image in detail.",
     ) -> None:
-        info = {"source": Path(data).name if data else None, "split": split or (Path(data).stem if data else None)}
+        info = {
+            "source": Path(data).name if data else None,
+            "split": split or (Path(data).stem if data else None),
+        }
         super().__init__("chair", "1", "object-mentions.v1", CHAIR_METRICS, info)
         self._records = [] if data is None else open_records(data, task=self.name)
         self._data, self._image_dir, self._n, self._prompt = data, image_dir, n, prompt

@@ -59,6 +59,8 @@ def find_media(names: Sequence[str], folder: str | Path | None, *, where: str) -
     for name in names:
         path = Path(folder) / name if folder is not None else Path(name)
         if not path.is_file():
-            raise UserError(f"{where}: picture {path} does not exist; give --image_dir, the folder of the pictures")
+            raise UserError(
+                f"{where}: picture {path} does not exist; give --image_dir, the folder of the pictures"
+            )
         found.append(str(path))
     return tuple(found)

@@ -56,7 +56,10 @@ class Pope(CompositeTask):
         if counts not in ("official", "any"):
             raise UserError(f'counts is "{counts}"; expected official or any')
         self._parser = pick_parser(parser, YES_NO_PARSERS)
-        info = {"source": Path(data).name if data else None, "split": split or (Path(data).stem if data else None)}
+        info = {
+            "source": Path(data).name if data else None,
+            "split": split or (Path(data).stem if data else None),
+        }
         super().__init__("pope", "1", self._parser.label, POLLING_METRICS, info, POLLING_HEADLINE)
         self._data, self._image_dir, self._n = data, image_dir, n
         self._suffix, self._counts = suffix, counts
@@ -102,4 +105,6 @@ def check_counts(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     if expected is not None and found != expected:
         wrong = [key for key in found if found[key] != expected[key]]
         gap = ", ".join(f"{found[key]} {key} instead of {expected[key]}" for key in wrong)
-        raise UserError(f'{path} is not the official POPE file: {gap}; give --counts any to use it all the same')
+        raise UserError(
+            f"{path} is not the official POPE file: {gap}; give --counts any to use it all the same"
+        )

@@ -95,7 +95,9 @@ class ScenesPope(CompositeTask):
     def __init__(self, kind: str, *, split: str, n: int, seed: int, parser: str | Parser) -> None:
         self._parser = pick_parser(parser, YES_NO_PARSERS)
         name = f"scenes-pope-{kind}"
-        super().__init__(name, "1", self._parser.label, POLLING_METRICS, _info(split, n, seed), POLLING_HEADLINE)
+        super().__init__(
+            name, "1", self._parser.label, POLLING_METRICS, _info(split, n, seed), POLLING_HEADLINE
+        )
         self._request = (kind, n + n % 2, seed, split)
 
     def rows(self) -> list[Row]:

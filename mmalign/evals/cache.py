@@ -21,7 +21,9 @@ def media_digest(item: Any) -> str:
         path = Path(item)
         digest.update(path.read_bytes() if path.is_file() else str(item).encode())
     elif hasattr(item, "tobytes"):
-        digest.update(f"{getattr(item, 'mode', '')}{getattr(item, 'size', '')}{getattr(item, 'dtype', '')}".encode())
+        digest.update(
+            f"{getattr(item, 'mode', '')}{getattr(item, 'size', '')}{getattr(item, 'dtype', '')}".encode()
+        )
         digest.update(item.tobytes())
     else:
         digest.update(repr(item).encode())
@@ -30,7 +32,11 @@ def media_digest(item: Any) -> str:
 
 def row_digest(row: Row) -> str:
     """Return a SHA-256 of what the model is shown (prompt and media) and of what is expected of it."""
-    shown = {"prompt": row.prompt, "media": [media_digest(item) for item in row.media], "meta": dict(row.meta)}
+    shown = {
+        "prompt": row.prompt,
+        "media": [media_digest(item) for item in row.media],
+        "meta": dict(row.meta),
+    }
     return hashlib.sha256(dumps(shown).encode()).hexdigest()
 
 

@@ -32,7 +32,12 @@ def bar(title: str, total: int, progress: Show = True) -> Iterator[Callable[[int
             TimeRemainingColumn,
         )
 
-        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True)) as display:
             handle = display.add_task(title, total=total)
             yield lambda count: display.update(handle, advance=count)

@@ -68,14 +68,20 @@ def evaluate(
             every row of a batch fails.
     """
     if not isinstance(adapter, Samples):
-        raise UserError(f'modality "{getattr(adapter, "name", adapter)}" cannot sample, so it cannot be evaluated')
+        raise UserError(
+            f'modality "{getattr(adapter, "name", adapter)}" cannot sample, so it cannot be evaluated'
+        )
     rows = _checked_rows(task)
     generation = {"temperature": float(temperature), "max_steps": int(max_steps), "seed": int(seed)}
     if not getattr(adapter, "row_streams", False) and temperature > 0:
         generation["batch_size"] = int(batch_size)
     job = _Job(adapter, model, task, Path(out_dir), generation, dict(model_info or {}), rows)
     todo = job.unfinished()
-    with opened(cache_dir) as cache, JsonlWriter(job.path) as writer, bar(task.name, len(rows), progress) as advance:
+    with (
+        opened(cache_dir) as cache,
+        JsonlWriter(job.path) as writer,
+        bar(task.name, len(rows), progress) as advance,
+    ):
         advance(len(rows) - len(todo))
         for batch in job.batches(todo, batch_size):
             records = job.answer(batch, cache)
@@ -106,7 +112,9 @@ def score_outputs(
     missing = [row.id for row in rows if row.id not in outputs]
     unknown = sorted(set(outputs) - {row.id for row in rows})
     if missing or unknown:
-        fault = f'no answer for "{missing[0]}"' if missing else f'an answer for "{unknown[0]}", which is no row'
+        fault = (
+            f'no answer for "{missing[0]}"' if missing else f'an answer for "{unknown[0]}", which is no row'
+        )
         raise UserError(f"task {task.name}: {len(missing) + len(unknown)} ids do not match; there is {fault}")
     job = _Job(adapter, None, task, Path(out_dir), {"source": "answers given"}, dict(model_info or {}), rows)
     with JsonlWriter(job.path) as writer:
@@ -128,20 +136,34 @@ class _Job:
     """One evaluation: what every line repeats, and how a batch becomes lines."""
 
     def __init__(
-        self, adapter: Any, model: Any, task: Task, folder: Path,
-        generation: Mapping[str, Any], model_info: Mapping[str, Any], rows: Sequence[Row],
+        self,
+        adapter: Any,
+        model: Any,
+        task: Task,
+        folder: Path,
+        generation: Mapping[str, Any],
+        model_info: Mapping[str, Any],
+        rows: Sequence[Row],
     ) -> None:
         self.adapter, self.model, self.task, self.folder, self.rows = adapter, model, task, folder, rows
         self.path = folder / "samples.jsonl"
         self.skip: set[int] = set()
         self.digests = [row_digest(row) for row in rows]
-        joined = hashlib.sha256("".join(f"{r.id}{d}" for r, d in zip(rows, self.digests, strict=True)).encode())
-        self.shared = clean({
-            **identity(task),
-            "data": {**getattr(task, "data_info", {}), "n_total": len(rows), "sha256": joined.hexdigest()},
-            "model": model_info,
-            "generation": generation,
-        })
+        joined = hashlib.sha256(
+            "".join(f"{r.id}{d}" for r, d in zip(rows, self.digests, strict=True)).encode()
+        )
+        self.shared = clean(
+            {
+                **identity(task),
+                "data": {
+                    **getattr(task, "data_info", {}),
+                    "n_total": len(rows),
+                    "sha256": joined.hexdigest(),
+                },
+                "model": model_info,
+                "generation": generation,
+            }
+        )
 
     def unfinished(self) -> list[int]:
         """Indices of rows without a good answer; refuses samples of another request."""
@@ -174,7 +196,9 @@ class _Job:
     def answer(self, batch: Sequence[int], cache: ResponseCache | None) -> list[dict[str, Any]]:
         """Answer a batch, through the cache where allowed; a fault costs only the row that has it."""
         rows = [self.rows[index] for index in batch]
-        keys = [cache.key(row, self.shared["model"], self.shared["generation"]) if cache else None for row in rows]
+        keys = [
+            cache.key(row, self.shared["model"], self.shared["generation"]) if cache else None for row in rows
+        ]
         known = [cache.get(key) if cache else None for key in keys]
         asked = [row for row, hit in zip(rows, known, strict=True) if hit is None]
         fresh = iter(self._sample(asked) if asked else [])
@@ -254,4 +278,6 @@ def _checked_rows(task: Task) -> list[Row]:
 
 def _stop_if_all_failed(task: Task, records: Sequence[Mapping[str, Any]]) -> None:
     if all("error" in record for record in records):
-        raise UserError(f"task {task.name}: every answer of a batch failed, the first with {records[0]['error']}")
+        raise UserError(
+            f"task {task.name}: every answer of a batch failed, the first with {records[0]['error']}"
+        )

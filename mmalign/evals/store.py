@@ -59,7 +59,9 @@ def rescore(source: Path, task: Task, out_dir: Path) -> dict[str, Any]:
         for sample in read_samples(source):
             row = rows.get(sample["id"])
             if row is None:
-                raise UserError(f'{source}: sample "{sample["id"]}" is no row of task {task.name}; use the same data')
+                raise UserError(
+                    f'{source}: sample "{sample["id"]}" is no row of task {task.name}; use the same data'
+                )
             samples.append({**sample, **scored(task, row, sample["output"]), **identity(task)})
             writer.write(samples[-1])
     return write_results(out_dir, read_samples(out_dir), task)

@@ -29,7 +29,9 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     allowed = option_names(factory)
     for key in options:
         if key not in allowed:
-            raise UserError(f'task {name} has no option "{key}"{nearest(key, allowed)}; it takes {", ".join(allowed)}')
+            raise UserError(
+                f'task {name} has no option "{key}"{nearest(key, allowed)}; it takes {", ".join(allowed)}'
+            )
     built = factory(**options) if callable(factory) else factory
     if not isinstance(built, Task):
         raise UserError(f"task {name} lacks rows, score or metrics, so it is no mmalign Task")

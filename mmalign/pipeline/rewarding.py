@@ -35,11 +35,11 @@ def build_reward(ctx: RunContext, cfg: RewardConfig) -> Callable[[Rollout], Step
     judge, extractor = build_judge(ctx)
     model = None
     baseline: Mapping[str, float] = {}
-    if cfg.source == "model" and not isinstance(made, RewardTrainer):
-        raise UserError(f"reward.source: {cfg.name} has no models to train; set it to judge or none")
     if cfg.source == "model" or ctx.is_done("reward_model"):
         baseline = ctx.done_facts("reward_model")["baseline"]
     if cfg.source == "model":
+        if not isinstance(made, RewardTrainer):
+            raise UserError(f"reward.source: {cfg.name} has no models to train; set it to judge or none")
         folder, device = reward_model_folder(ctx), str(ctx.accelerator.device)
         model = made.load(ctx.adapter, folder, device=device, dtype=ctx.cfg.model.torch_dtype)
     return made.reward(cfg, model=model, judge=judge, extractor=extractor, baseline=baseline)

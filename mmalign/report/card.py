@@ -45,7 +45,11 @@ def model_card(run: Run) -> str:
 def _row(line: Line) -> str:
     unit = " %" if line.percent else ""
     cells = [line.label]
-    for entry, mark, signed in ((line.before, unit, False), (line.after, unit, False), (line.difference, "", True)):
+    for entry, mark, signed in (
+        (line.before, unit, False),
+        (line.after, unit, False),
+        (line.difference, "", True),
+    ):
         if entry is None:
             cells.append("")
             continue

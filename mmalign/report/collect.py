@@ -121,7 +121,9 @@ def collect(run_dir: Path) -> Run:
         stages={path.parent.name: _json(path) for path in sorted(folder.glob("stages/*/done.json"))},
     )
     if not (run.evals or run.curves or run.claim):
-        raise UserError(f"{folder} holds no evals, metrics.jsonl or claim.json; run or evaluate something first")
+        raise UserError(
+            f"{folder} holds no evals, metrics.jsonl or claim.json; run or evaluate something first"
+        )
     return run
 
 

@@ -45,7 +45,9 @@ def compare_sections(a: Path, b: Path) -> list[Section]:
         if first[one].task == second[two].task:
             shared, second = [one], {one: second[two]}
     if not shared:
-        raise UserError(f"{a} and {b} share no evaluation; A holds {', '.join(first)}, B holds {', '.join(second)}")
+        raise UserError(
+            f"{a} and {b} share no evaluation; A holds {', '.join(first)}, B holds {', '.join(second)}"
+        )
     for name in shared:
         ids = {sample["id"] for sample in first[name].samples}
         if ids.isdisjoint(sample["id"] for sample in second[name].samples):
@@ -59,7 +61,10 @@ def _evaluations(folder: Path) -> dict[str, Evaluation]:
         return {folder.name: Evaluation(folder.parent.name, folder.name, folder, read_results(folder))}
     inside = {path.parent.name: path for path in sorted(folder.glob("*/results.json"))}
     if inside:
-        return {name: Evaluation(folder.name, name, path.parent, read_results(path)) for name, path in inside.items()}
+        return {
+            name: Evaluation(folder.name, name, path.parent, read_results(path))
+            for name, path in inside.items()
+        }
     run = collect(folder)
     arm = str(run.after or run.before)
     found = {name: arms[arm] for name, arms in run.evals.items() if arm in arms}

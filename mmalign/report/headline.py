@@ -13,7 +13,16 @@ from mmalign.stats.composite import Composite
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Line", "Section", "composites_of", "headline_sections", "headline_table", "number", "pretty", "span"]
+__all__ = [
+    "Line",
+    "Section",
+    "composites_of",
+    "headline_sections",
+    "headline_table",
+    "number",
+    "pretty",
+    "span",
+]
 
 Metric = Mapping[str, Any]
 
@@ -123,7 +132,12 @@ def pretty(metric: str) -> str:
     if metric.startswith("hallucination/"):
         kind = metric.partition("/")[2]
         return "Hallucinated sentences" if kind == "overall" else f"Hallucinated, {kind}"
-    known = {"chair_i": "CHAIR\u1d62", "chair_s": "CHAIR\u209b", "f1": "F1", "fact_f1/macro": "fact F1, macro average"}
+    known = {
+        "chair_i": "CHAIR\u1d62",
+        "chair_s": "CHAIR\u209b",
+        "f1": "F1",
+        "fact_f1/macro": "fact F1, macro average",
+    }
     text = known.get(metric) or metric.replace("_f1", " F1").replace("/", ", ").replace("_", " ")
     return text[:1].upper() + text[1:]
 
@@ -156,7 +170,9 @@ def headline_table(run_dir: Path) -> Table:
     return sections_table(headline_sections(run), run.before or "before", run.after or "after")
 
 
-def sections_table(sections: Sequence[Section], before: str, after: str, *, everything: bool = False) -> Table:
+def sections_table(
+    sections: Sequence[Section], before: str, after: str, *, everything: bool = False
+) -> Table:
     """Return a rich table of sections; ``everything`` shows all metrics, not only the headline."""
     from rich import box
     from rich.markup import escape
@@ -164,7 +180,12 @@ def sections_table(sections: Sequence[Section], before: str, after: str, *, ever
 
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("metric")
-    for title in (f"{before} [95 % interval]", f"{after} [95 % interval]", "n", "difference, paired [95 % interval]"):
+    for title in (
+        f"{before} [95 % interval]",
+        f"{after} [95 % interval]",
+        "n",
+        "difference, paired [95 % interval]",
+    ):
         table.add_column(escape(title), justify="right")
     table.add_column("")
     for section in sections:
@@ -183,4 +204,8 @@ def _cell(entry: Metric | None, line: Line, unit: str, *, signed: bool = False) 
     if entry is None or entry.get("value") is None:
         return "" if entry is None else "n/a"
     interval = span(entry, percent=line.percent, signed=signed)
-    return number(entry["value"], percent=line.percent, signed=signed) + unit + (f" \\[{interval}]" if interval else "")
+    return (
+        number(entry["value"], percent=line.percent, signed=signed)
+        + unit
+        + (f" \\[{interval}]" if interval else "")
+    )

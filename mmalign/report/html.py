@@ -73,7 +73,9 @@ def _cards(sections: list[Section]) -> list[dict[str, Any]]:
     if not sections:
         return []
     task = [section for section in sections if section.task == sections[0].task]
-    chosen: list[tuple[Section, Line]] = [(section, section.top_lines[0]) for section in task if section.top_lines]
+    chosen: list[tuple[Section, Line]] = [
+        (section, section.top_lines[0]) for section in task if section.top_lines
+    ]
     rest = [line for line in sections[0].top_lines[1:] if "," not in line.label or "macro" in line.metric]
     chosen += [(sections[0], line) for line in rest]
     return [_card(section, line) for section, line in chosen[:4]]

@@ -56,9 +56,9 @@ def panels(records: Sequence[Mapping[str, Any]], types: Sequence[str] = ()) -> l
             drawn.append(_panel(title, unit, series, types))
         if title == "Reward":
             parts = sorted({k for r in records for k in r if k.startswith("rewards/") and k not in keys})
-            found = [s for key in parts if (s := _series(records, key, key.partition("/")[2]))]
-            if found:
-                drawn.append(_panel("Reward by part", "mean per answer", found[: len(_LINES)], types))
+            several = [s for key in parts if (s := _series(records, key, key.rpartition("/")[2]))]
+            if several:
+                drawn.append(_panel("Reward by part", "mean per answer", several[: len(_LINES)], types))
     return drawn
 
 
@@ -83,7 +83,12 @@ def svg(series: Sequence[Series], first: int = 0) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "mmalign", "font.size": 9, "axes.linewidth": 0.6}
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "mmalign",
+        "font.size": 9,
+        "axes.linewidth": 0.6,
+    }
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(3.5, 1.75))
         FigureCanvasSVG(figure)

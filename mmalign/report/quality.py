@@ -37,7 +37,9 @@ def _views(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for name, part in (views or {"": entry}).items():
             nested.setdefault(name, {})[kind] = part
     order = ["applicable", "all"]
-    return dict(sorted(nested.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    return dict(
+        sorted(nested.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+    )
 
 
 def _row(kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +58,11 @@ def label_table(counts: Mapping[str, Any]) -> list[dict[str, Any]]:
             true, false, unclear = (_count(found, names) for names in _LABELS)
             total = true + false + unclear
             if total:
-                shares = {"true": 100 * true / total, "false": 100 * false / total, "unclear": 100 * unclear / total}
+                shares = {
+                    "true": 100 * true / total,
+                    "false": 100 * false / total,
+                    "unclear": 100 * unclear / total,
+                }
                 rows.append({"part": part, "type": kind, "true": true, "false": false, "unclear": unclear, **{
                     f"{name}_share": round(share, 2) for name, share in shares.items()
                 }})  # fmt: skip
@@ -94,4 +100,9 @@ def _holds(statement: Mapping[str, Any]) -> bool:
 def _is_share(metric: str, arms: Mapping[str, Any]) -> bool:
     means = [(values.get(metric) or {}).get("mean") for values in arms.values()]
     known = [value for value in means if value is not None]
-    return bool(known) and "_per_" not in metric and "kl" not in metric and all(0 <= value <= 1 for value in known)
+    return (
+        bool(known)
+        and "_per_" not in metric
+        and "kl" not in metric
+        and all(0 <= value <= 1 for value in known)
+    )

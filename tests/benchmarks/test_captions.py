@@ -23,7 +23,9 @@ def values(results: dict) -> dict:
 def answered(tmp_path: Path, write: object, n: int = 12) -> dict:
     task = ScenesCaptions(n=n)
     rows = task.rows()
-    return score_outputs(task, {row.id: write(scenes.Scene.from_dict(row.meta["scene"])) for row in rows}, tmp_path)
+    return score_outputs(
+        task, {row.id: write(scenes.Scene.from_dict(row.meta["scene"])) for row in rows}, tmp_path
+    )
 
 
 def everything(scene: scenes.Scene) -> str:
@@ -89,7 +91,11 @@ def test_counts_of_one_caption_by_hand() -> None:
     assert (counts["sentences"], counts["stating"], counts["malformed"], counts["repeated"]) == (4, 3, 1, 1)
     assert (counts["mentions"], counts["mentions_false"], counts["hallucinated"]) == (3, 1, 1)
     assert [counts[f"{part}_object"] for part in ("true", "false", "found", "wanted")] == [1, 1, 1, 2]
-    assert (counts["hallucinated_attribute"], counts["stating_attribute"], counts["true_attribute"]) == (0, 2, 1)
+    assert (counts["hallucinated_attribute"], counts["stating_attribute"], counts["true_attribute"]) == (
+        0,
+        2,
+        1,
+    )
 
 
 def test_macro_f1_is_the_mean_of_the_types(tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ def values(results: dict) -> dict:
     return {name: entry["value"] for name, entry in results["metrics"].items()}
 
 
-ALWAYS_YES = {"accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "yes_share": 1.0, "unparsed": 0.0}
+ALWAYS_YES = {
+    "accuracy": 0.5,
+    "precision": 0.5,
+    "recall": 1.0,
+    "f1": 2 / 3,
+    "yes_share": 1.0,
+    "unparsed": 0.0,
+}
 ALWAYS_NO = {"accuracy": 0.5, "precision": None, "recall": 0.0, "f1": 0.0, "yes_share": 0.0, "unparsed": 0.0}
 EMPTY = {"accuracy": 0.0, "precision": None, "recall": 0.0, "f1": 0.0, "yes_share": 0.0, "unparsed": 1.0}
 ORACLE = {"accuracy": 1.0, "precision": 1.0, "recall": 1.0, "f1": 1.0, "yes_share": 0.5, "unparsed": 0.0}
@@ -43,7 +50,12 @@ def test_two_questions_of_one_scene_are_one_cluster(tmp_path: Path) -> None:
 
 def write_pope(path: Path, n: int, *, array: bool = False) -> None:
     records = [
-        {"question_id": k, "image": f"{k // 6}.jpg", "text": "Is there a dog?", "label": "yes" if k % 2 else "no"}
+        {
+            "question_id": k,
+            "image": f"{k // 6}.jpg",
+            "text": "Is there a dog?",
+            "label": "yes" if k % 2 else "no",
+        }
         for k in range(n)
     ]
     text = json.dumps(records) if array else "\n".join(map(json.dumps, records))

@@ -25,7 +25,14 @@ class ScriptedAdapter:
         self.bad, self.row_streams, self.calls, self.asked = set(bad), row_streams, 0, 0
 
     def sample(
-        self, model: Any, rows: Sequence[Row], n: int, rng: Any, *, temperature: float = 1.0, max_steps: int = 128
+        self,
+        model: Any,
+        rows: Sequence[Row],
+        n: int,
+        rng: Any,
+        *,
+        temperature: float = 1.0,
+        max_steps: int = 128,
     ) -> Rollout:
         """One word per row from its own stream, or from the batch's."""
         self.calls += 1
@@ -51,7 +58,8 @@ class YesTask:
     def rows(self) -> list[Row]:
         """Rows with stable ids."""
         return [
-            Row(id=f"r{k}", prompt=f"question {k}", meta={"label": "yes", "cluster": k // 2}) for k in range(self.n)
+            Row(id=f"r{k}", prompt=f"question {k}", meta={"label": "yes", "cluster": k // 2})
+            for k in range(self.n)
         ]
 
     def score(self, row: Row, output: Any) -> Mapping[str, Any]:

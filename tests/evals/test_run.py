@@ -60,7 +60,9 @@ def test_a_finished_evaluation_asks_nothing(tmp_path: Path, scripted: Any, task:
     assert again.calls == 0 and (tmp_path / "results.json").read_bytes() == before
 
 
-def test_one_bad_row_costs_one_row_and_is_tried_again(tmp_path: Path, scripted: Any, task: Any, lines: Any) -> None:
+def test_one_bad_row_costs_one_row_and_is_tried_again(
+    tmp_path: Path, scripted: Any, task: Any, lines: Any
+) -> None:
     results = run(scripted(bad=["r2"]), task, tmp_path / "a")
     assert (results["n"], results["n_error"], results["metrics"]["yes"]["n"]) == (10, 1, 9)
     bad = [sample for sample in read_samples(tmp_path / "a") if "error" in sample]
@@ -81,7 +83,9 @@ def test_a_batch_that_fails_whole_stops_with_the_reason(tmp_path: Path, scripted
         run(scripted(bad=[f"r{k}" for k in range(4)]), task, tmp_path)
 
 
-@pytest.mark.parametrize(("change", "named"), [({"seed": 4}, "generation"), ({"temperature": 0.5}, "generation")])
+@pytest.mark.parametrize(
+    ("change", "named"), [({"seed": 4}, "generation"), ({"temperature": 0.5}, "generation")]
+)
 def test_samples_of_another_request_are_refused(
     tmp_path: Path, scripted: Any, task: Any, change: dict, named: str
 ) -> None:

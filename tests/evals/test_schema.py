@@ -14,7 +14,12 @@ from mmalign.data.results import read_results, read_samples
 from mmalign.errors import UserError
 from mmalign.stats.composite import f1, macro_f1, mean, ratio
 
-OLD = {"task": {"name": "pope", "version": "1", "parser": "yesno.v1"}, "n": 4, "metrics": {"accuracy": 0.5}, "extra": 1}
+OLD = {
+    "task": {"name": "pope", "version": "1", "parser": "yesno.v1"},
+    "n": 4,
+    "metrics": {"accuracy": 0.5},
+    "extra": 1,
+}
 
 
 def test_old_results_are_read_again_and_unknown_fields_kept(tmp_path: Path) -> None:
@@ -23,9 +28,15 @@ def test_old_results_are_read_again_and_unknown_fields_kept(tmp_path: Path) -> N
     assert (found["task"], found["task_version"], found["parser"]) == ("pope", "1", "yesno.v1")
     assert found["metrics"]["accuracy"]["value"] == 0.5 and found["metrics"]["accuracy"]["n"] == 4
     assert found["extra"] == 1
-    newer = {"schema": "mmalign.results/9", "metrics": {"a": {"value": 1, "later": "kept"}}, "later": {"x": 1}}
+    newer = {
+        "schema": "mmalign.results/9",
+        "metrics": {"a": {"value": 1, "later": "kept"}},
+        "later": {"x": 1},
+    }
     write_json(tmp_path / "results.json", newer)
-    assert read_results(tmp_path)["metrics"]["a"]["later"] == "kept" and read_results(tmp_path)["later"] == {"x": 1}
+    assert read_results(tmp_path)["metrics"]["a"]["later"] == "kept" and read_results(tmp_path)["later"] == {
+        "x": 1
+    }
 
 
 def test_old_samples_are_read_again(tmp_path: Path) -> None:
@@ -67,7 +78,13 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 
 def test_json_holds_numbers_or_null() -> None:
-    value = {"a": float("nan"), "b": np.float64(1.5), "c": np.arange(2), "d": (1, float("inf")), "e": np.int64(3)}
+    value = {
+        "a": float("nan"),
+        "b": np.float64(1.5),
+        "c": np.arange(2),
+        "d": (1, float("inf")),
+        "e": np.int64(3),
+    }
     assert json.dumps(clean(value)) == '{"a": null, "b": 1.5, "c": [0, 1], "d": [1, null], "e": 3}'
 
 

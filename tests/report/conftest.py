@@ -62,7 +62,8 @@ def write_evaluations(folder: Path, n: int) -> None:
         polling = scenes_pope_adversarial(n=n)
         rng = np.random.default_rng(5)
         said = {
-            row.id: (row.meta["label"] if rng.random() > 0.3 * scale else "yes") + " ." for row in polling.rows()
+            row.id: (row.meta["label"] if rng.random() > 0.3 * scale else "yes") + " ."
+            for row in polling.rows()
         }
         target = folder / "evals" / arm / "scenes-pope-adversarial@greedy"
         score_outputs(polling, said, target, model_info={"id": arm})
@@ -74,7 +75,9 @@ def write_metrics(folder: Path, steps: int = 60) -> None:
     lines = []
     for step in range(1, steps + 1):
         loss = 0.7 * math.exp(-step / 20) + 0.25
-        lines.append({"stage": "reward_model", "step": step, "loss": loss + rng.normal(0, 0.03), "accuracy": 1 - loss})
+        lines.append(
+            {"stage": "reward_model", "step": step, "loss": loss + rng.normal(0, 0.03), "accuracy": 1 - loss}
+        )
     for step in range(1, steps + 1):
         fade = math.exp(-step / 15)
         part = {kind: 0.9 - (0.5 + 0.1 * k) * fade + rng.normal(0, 0.04) for k, kind in enumerate(TYPES)}
@@ -96,11 +99,22 @@ def write_metrics(folder: Path, steps: int = 60) -> None:
 
 def write_quality(folder: Path) -> None:
     """Reward-model quality, label counts, a claim, configuration and environment."""
-    entry = {"n": 410, "accuracy": 0.83, "ci_low": 0.79, "ci_high": 0.86, "majority": 0.71, "auc": 0.9, "ece": 0.04}
+    entry = {
+        "n": 410,
+        "accuracy": 0.83,
+        "ci_low": 0.79,
+        "ci_high": 0.86,
+        "majority": 0.71,
+        "auc": 0.9,
+        "ece": 0.04,
+    }
     views = {"all": entry, "applicable": {**entry, "n": 260}}
     arm = {"hallucination/overall": {"mean": 0.24, "ci_low": 0.2, "ci_high": 0.28, "per_seed": [0.2, 0.28]}}
     statement = {"value": 0.47, "ci_low": 0.41, "ci_high": 0.53, "must_hold": True}
-    labels = {kind: {"false": 120 + 40 * k, "none": 300, "true": 700, "unlabelled": 0} for k, kind in enumerate(TYPES)}
+    labels = {
+        kind: {"false": 120 + 40 * k, "none": 300, "true": 700, "unlabelled": 0}
+        for k, kind in enumerate(TYPES)
+    }
     files = {
         "stages/reward_model/quality.json": dict.fromkeys(TYPES, views),
         "stages/reward_model/done.json": {"rows": 900},
@@ -116,8 +130,18 @@ def write_quality(folder: Path) -> None:
         "claim.json": {
             "claim": "synthetic fixture, not a result",
             "statements": [
-                {"id": "T1", "text": "Sampled hallucination falls by at least 40 %", "verdict": "holds", **statement},
-                {"id": "T2", "text": "Dense beats the same reward at the end", "verdict": "does not hold", **statement},
+                {
+                    "id": "T1",
+                    "text": "Sampled hallucination falls by at least 40 %",
+                    "verdict": "holds",
+                    **statement,
+                },
+                {
+                    "id": "T2",
+                    "text": "Dense beats the same reward at the end",
+                    "verdict": "does not hold",
+                    **statement,
+                },
             ],
             "arms": {"sft": arm, "dense": arm, "shuffled labels": arm},
             "seeds": [0, 1, 2, 3, 4],

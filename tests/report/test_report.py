@@ -29,7 +29,9 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note the tag and every attribute that could load something."""
         self.tags.append(tag)
-        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "data", "poster", "action")]
+        self.loads += [
+            value or "" for name, value in attrs if name in ("src", "href", "data", "poster", "action")
+        ]
         assert not [name for name, _ in attrs if name.startswith("on")]
 
 
@@ -96,7 +98,9 @@ def test_terminal_table(synthetic_run: Path) -> None:
     assert "scenes-captions, greedy" in text and "better" in text and "sft [95 % interval]" in text
 
 
-@pytest.mark.parametrize("removed", ["metrics.jsonl", "claim.json", "config.yaml", "env.json", "stages", "feedback"])
+@pytest.mark.parametrize(
+    "removed", ["metrics.jsonl", "claim.json", "config.yaml", "env.json", "stages", "feedback"]
+)
 def test_any_missing_file_leaves_a_report(synthetic_run: Path, tmp_path: Path, removed: str) -> None:
     copy = tmp_path / "run"
     shutil.copytree(synthetic_run, copy)
@@ -110,7 +114,9 @@ def test_any_missing_file_leaves_a_report(synthetic_run: Path, tmp_path: Path, r
 
 def test_one_arm_and_an_unknown_task_still_make_a_page(synthetic_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
-    shutil.copytree(synthetic_run / "evals" / "sft" / "scenes-pope-adversarial@greedy", copy / "evals" / "sft" / "mine")
+    shutil.copytree(
+        synthetic_run / "evals" / "sft" / "scenes-pope-adversarial@greedy", copy / "evals" / "sft" / "mine"
+    )
     results = copy / "evals" / "sft" / "mine" / "results.json"
     results.write_text(json.dumps({**json.loads(results.read_text()), "task": "<b>mine</b>"}))
     page = build_report(copy).read_text()
