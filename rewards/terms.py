@@ -10,7 +10,7 @@ from mmalign.rewards.placing import complete_segments, last_steps, lengths, plac
 from mmalign.rewards.shaping import repeated_segments
 from mmalign.types import Rollout, StepReward
 
-__all__ = ["LengthTerm", "Malformed", "SegmentBonus", "TooShort", "Unfinished"]
+__all__ = ["FactBonus", "LengthTerm", "Malformed", "SegmentBonus", "TooShort", "Unfinished"]
 
 WellFormed = Callable[[str], bool]
 
@@ -124,6 +124,32 @@ class SegmentBonus:
         said = {fact.type for fact in facts}
         paid = [value for name, value in self.value.items() if name in said]
         return paid[-1] if paid else 0.0
+
+
+class FactBonus:
+    """Pay for every fact that an answer states for the first time, whatever its truth.
+
+    Feedback labels a segment as a whole, so a segment earns no more for a second true attribute and risks
+    more: under feedback alone a policy learns to name fewer.  This pays each fact, so that detail is kept
+    where the policy is sure enough of it.
+    """
+
+    def __init__(self, value: float, extractor: FactReader) -> None:
+        self.value = value
+        self.extractor = extractor
+
+    def __call__(self, rollout: Rollout) -> StepReward:
+        """Return ``value`` times the number of new facts on the last step of every complete segment."""
+        complete = complete_segments(rollout)
+        entries = []
+        for b, row in enumerate(rollout.rows):
+            known: set[tuple[str, Any]] = set()
+            for k, segment in enumerate(row.segments):
+                stated = {(f.type, f.key) for facts in self.extractor.extract(segment.text) for f in facts}
+                if complete[b][k] and stated - known:
+                    entries.append((b, segment.end - 1, self.value * len(stated - known)))
+                known |= stated
+        return _one("fact_bonus", rollout, entries)
 
 
 class LengthTerm:

@@ -171,5 +171,7 @@ class RewardConfig(Section):
     """What an answer costs that has no complete segment."""
     segment_bonus: Float = 0.0
     """Reward of every new well-formed segment, whatever it says; a length bonus."""
+    fact_bonus: Float = 0.0
+    """Reward of every fact an answer states for the first time, whatever its truth; a detail bonus."""
     clip: NonNegative = 10.0
     """Rewards of one step are clipped to plus or minus this; 0 for no clip."""

@@ -16,7 +16,7 @@ from mmalign.rewards.fgaif.model import SegmentRewardModel
 from mmalign.rewards.fgaif.oracle import OracleReward
 from mmalign.rewards.fgaif.reward import FGAIFReward
 from mmalign.rewards.shaping import Shaping
-from mmalign.rewards.terms import Malformed, SegmentBonus, TooShort, Unfinished
+from mmalign.rewards.terms import FactBonus, Malformed, SegmentBonus, TooShort, Unfinished
 from mmalign.types import Rollout, Row, StepReward
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ class FGAIF:
         well_formed = getattr(extractor, "well_formed", None)
         if cfg.segment_bonus:
             terms["bonus"] = SegmentBonus(cfg.segment_bonus, well_formed, extractor)
+        if cfg.fact_bonus:
+            terms["fact_bonus"] = FactBonus(cfg.fact_bonus, extractor)
         if cfg.malformed_penalty and well_formed is not None:
             terms["malformed"] = Malformed(well_formed, cfg.malformed_penalty)
         if cfg.unfinished_penalty:

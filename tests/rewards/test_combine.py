@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmalign.errors import UserError
 from mmalign.rewards.combine import AtEnd, Clip, RunningNorm, WeightedSum, add_kl, at_end
 from mmalign.rewards.rules import ExactMatch, Length, RegexMatch
-from mmalign.rewards.terms import LengthTerm, Malformed, SegmentBonus, TooShort, Unfinished
+from mmalign.rewards.terms import FactBonus, LengthTerm, Malformed, SegmentBonus, TooShort, Unfinished
 from mmalign.types import Rollout, StepReward
 from tests.rewards.build import rollout
 
@@ -144,3 +144,17 @@ def test_rules() -> None:
         RegexMatch("(")
     with pytest.raises(UserError, match="label"):
         ExactMatch()(batch)
+
+
+def test_fact_bonus_pays_each_fact_once() -> None:
+    class Words:
+        def extract(self, text: str) -> list[list[object]]:
+            from mmalign.feedback.facts import Fact
+
+            return [[Fact("attribute", (word,)) for word in text.removesuffix(".").split()]]
+
+    batch = rollout([[("red cat.", 2), ("cat.", 1), ("red blue dog.", 3)], [("cut off", 2)]], finished=[True, False])
+    paid = FactBonus(0.5, Words())(batch).per_step
+    assert paid[0].nonzero().flatten().tolist() == [1, 5]
+    assert paid[0, 1] == pytest.approx(1.0)  # red, cat
+    assert paid[0, 5] == pytest.approx(1.0)  # blue, dog; red and cat were said before
