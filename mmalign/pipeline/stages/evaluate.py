@@ -20,7 +20,16 @@ NAME = "evaluate"
 
 
 def run(ctx: RunContext) -> None:
-    """Fill ``evals/<arm>/<task>@<temperature>`` for each arm; finished samples are kept."""
+    """Fill ``evals/<arm>/<task>@<temperature>`` for each arm; finished samples are kept.
+
+    One process does it all.
+    """
+    if ctx.accelerator.is_main_process:
+        _evaluate(ctx)
+    ctx.mark_done(NAME, {"arms": sorted(arms(ctx))})
+
+
+def _evaluate(ctx: RunContext) -> None:
     cfg = ctx.cfg.evaluate
     for arm, source in arms(ctx).items():
         model, digest = ctx.load_model(source), _weights_digest(source)
@@ -37,9 +46,8 @@ def run(ctx: RunContext) -> None:
                     batch_size=cfg.batch_size,
                     max_steps=cfg.max_new_tokens,
                     model_info={"id": _shown(ctx, source), "arm": arm, "sha256": digest},
-                    progress=ctx.accelerator.is_main_process,
+                    progress=True,
                 )
-    ctx.mark_done(NAME, {"arms": sorted(arms(ctx))})
 
 
 def arms(ctx: RunContext) -> dict[str, str]:

@@ -26,7 +26,12 @@ PARTS = {"train": "train", "heldout": "validation"}
 
 
 def run(ctx: RunContext) -> None:
-    """Write ``feedback/train.jsonl`` and ``feedback/heldout.jsonl`` (another split's prompts)."""
+    """Write ``feedback/train.jsonl`` and ``feedback/heldout.jsonl``; one process does it all."""
+    facts = _collect(ctx) if ctx.accelerator.is_main_process else {}
+    ctx.mark_done(NAME, facts)
+
+
+def _collect(ctx: RunContext) -> dict[str, Any]:
     cfg = ctx.cfg.feedback
     model = ctx.load_model(ctx.start_policy())
     judge, extractor = build_judge(ctx)
@@ -48,9 +53,8 @@ def run(ctx: RunContext) -> None:
             types=ctx.cfg.reward_model.types,
         )
         counts[part] = label_counts(labelled, ctx.cfg.reward_model.types)
-    if ctx.accelerator.is_main_process:
-        write_json(ctx.run_dir / "feedback" / "counts.json", counts)
-    ctx.mark_done(NAME, {"judge": judge.name, "counts": counts})
+    write_json(ctx.run_dir / "feedback" / "counts.json", counts)
+    return {"judge": judge.name, "counts": counts}
 
 
 def feedback_file(ctx: RunContext, part: str) -> Path:
