@@ -1,7 +1,8 @@
 """Train an embedded starting model of the scenes world.
 
-``python scripts/train_base.py --seed 0 --out mmalign/worlds/scenes/base`` makes the first one and
-``--seed 1 --out mmalign/worlds/scenes/base1`` the second; one thread, about 40 minutes each.
+``python scripts/train_base.py --seed 1 --out mmalign/worlds/scenes/base1`` makes the second shipped one from
+nothing, on one thread, in about 20 minutes of processor time; ``README.json`` beside each base holds its
+commands (``base`` was made in the three stages listed there).
 """
 
 from __future__ import annotations
