@@ -76,21 +76,28 @@ def evaluate(
     if not getattr(adapter, "row_streams", False) and temperature > 0:
         generation["batch_size"] = int(batch_size)
     job = _Job(adapter, model, task, Path(out_dir), generation, dict(model_info or {}), rows)
+    _answer_all(job, batch_size, progress, cache_dir)
+    return write_results(job.folder, read_samples(job.path), task)
+
+
+def _answer_all(
+    job: _Job, batch_size: int, progress: bool | Callable[[int, int], None], cache_dir: Path | None
+) -> None:
+    """Answer the rows that have no answer yet, flushing each batch."""
     todo = job.unfinished()
     with (
         opened(cache_dir) as cache,
         JsonlWriter(job.path) as writer,
-        bar(task.name, len(rows), progress) as advance,
+        bar(job.task.name, len(job.rows), progress) as advance,
     ):
-        advance(len(rows) - len(todo))
+        advance(len(job.rows) - len(todo))
         for batch in job.batches(todo, batch_size):
             records = job.answer(batch, cache)
             for record in records:
                 writer.write(record)
             writer.sync()
             advance(len(records))
-            _stop_if_all_failed(task, records)
-    return write_results(job.folder, read_samples(job.path), task)
+            _stop_if_all_failed(job.task, records)
 
 
 def score_outputs(
