@@ -37,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
 
     minutes = ESTIMATES.get(name)
     if minutes is not None:
-        print(f"about {minutes} on two free CPU cores; the bars show what is left, and the same command resumes")
+        print(
+            f"about {minutes} on two free CPU cores; the bars show what is left, and the same command resumes"
+        )
     folder = run_recipe(cfg)
     Console().print(headline_table(folder))
     print(f"report: {folder / 'report.html'}")

@@ -153,7 +153,9 @@ def test_fact_bonus_pays_each_fact_once() -> None:
 
             return [[Fact("attribute", (word,)) for word in text.removesuffix(".").split()]]
 
-    batch = rollout([[("red cat.", 2), ("cat.", 1), ("red blue dog.", 3)], [("cut off", 2)]], finished=[True, False])
+    batch = rollout(
+        [[("red cat.", 2), ("cat.", 1), ("red blue dog.", 3)], [("cut off", 2)]], finished=[True, False]
+    )
     paid = FactBonus(0.5, Words())(batch).per_step
     assert paid[0].nonzero().flatten().tolist() == [1, 5]
     assert paid[0, 1] == pytest.approx(1.0)  # red, cat
