@@ -9,7 +9,7 @@ from __future__ import annotations
 from setuptools import find_packages, setup
 
 ROOT_FOLDERS = ("modalities", "rewards", "benchmarks")
-DATA = ("yaml", "json", "jsonl", "safetensors", "j2", "css", "js", "svg", "txt", "model", "tmpl")
+DATA = ("yaml", "json", "jsonl", "safetensors", "j2", "jinja", "css", "js", "svg", "txt", "model", "tmpl")
 
 packages = find_packages(include=["mmalign", "mmalign.*"])
 package_dir = {"mmalign": "mmalign"}
