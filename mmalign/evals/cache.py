@@ -8,26 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmalign.data.content import media_digest
 from mmalign.data.jsonl import JsonlWriter, dumps, iter_jsonl
 from mmalign.types import Row
 
-__all__ = ["ResponseCache", "media_digest", "opened", "row_digest"]
-
-
-def media_digest(item: Any) -> str:
-    """Return a SHA-256 of one medium: the bytes of a file, the pixels of a picture, an array's content."""
-    digest = hashlib.sha256()
-    if isinstance(item, (str, Path)):
-        path = Path(item)
-        digest.update(path.read_bytes() if path.is_file() else str(item).encode())
-    elif hasattr(item, "tobytes"):
-        digest.update(
-            f"{getattr(item, 'mode', '')}{getattr(item, 'size', '')}{getattr(item, 'dtype', '')}".encode()
-        )
-        digest.update(item.tobytes())
-    else:
-        digest.update(repr(item).encode())
-    return digest.hexdigest()
+__all__ = ["ResponseCache", "opened", "row_digest"]
 
 
 def row_digest(row: Row) -> str:

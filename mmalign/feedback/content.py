@@ -9,18 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmalign.data.content import media_digest
 from mmalign.types import Row
 
-__all__ = ["evidence_digest", "media_digest", "png_bytes", "store_media"]
-
-
-def media_digest(media: Sequence[Any]) -> str:
-    """SHA-256 over the content of images, arrays and files, in order."""
-    digest = hashlib.sha256()
-    for item in media:
-        digest.update(_content(item))
-        digest.update(b"\x00next\x00")
-    return digest.hexdigest()
+__all__ = ["evidence_digest", "png_bytes", "store_media"]
 
 
 def evidence_digest(judge: Any, row: Row) -> str:
@@ -28,7 +20,7 @@ def evidence_digest(judge: Any, row: Row) -> str:
     evidence = getattr(judge, "evidence", None)
     if evidence is not None:
         return hashlib.sha256(str(evidence(row)).encode()).hexdigest()
-    return media_digest(row.media)
+    return hashlib.sha256(" ".join(media_digest(item) for item in row.media).encode()).hexdigest()
 
 
 def png_bytes(item: Any) -> bytes:
@@ -52,7 +44,7 @@ def store_media(media: Sequence[Any], folder: Path) -> list[str]:
         if isinstance(item, (str, Path)):
             names.append(str(item))
         elif hasattr(item, "save") and hasattr(item, "tobytes"):
-            path = folder / f"{media_digest([item])[:24]}.png"
+            path = folder / f"{media_digest(item)[:24]}.png"
             if not path.exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -60,14 +52,3 @@ def store_media(media: Sequence[Any], folder: Path) -> list[str]:
                 os.replace(temporary, path)
             names.append(f"{folder.name}/{path.name}")
     return names
-
-
-def _content(item: Any) -> bytes:
-    if isinstance(item, (str, Path)):
-        path = Path(item)
-        return path.read_bytes() if path.is_file() else str(item).encode()
-    if isinstance(item, bytes):
-        return item
-    shape = getattr(item, "size", None) if hasattr(item, "mode") else getattr(item, "shape", None)
-    header = f"{getattr(item, 'mode', getattr(item, 'dtype', ''))}{shape}".encode()
-    return header + item.tobytes() if hasattr(item, "tobytes") else repr(item).encode()
