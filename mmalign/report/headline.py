@@ -161,13 +161,21 @@ def span(entry: Metric | None, *, percent: bool, signed: bool = False) -> str:
 
 
 def headline_table(run_dir: Path) -> Table:
-    """Return the before/after table of a run for the terminal (print it with rich).
+    """Return the before/after table of a run's first task for the terminal (print it with rich).
+
+    The other tasks are in the report.
 
     Raises:
         UserError: when the folder holds nothing to show.
     """
     run = collect(run_dir)
-    return sections_table(headline_sections(run), run.before or "before", run.after or "after")
+    sections = headline_sections(run)
+    first = [section for section in sections if section.task == sections[0].task]
+    table = sections_table(first, run.before or "before", run.after or "after")
+    others = sorted({section.task for section in sections} - {first[0].task}) if first else []
+    if others:
+        table.caption = f"in the report too: {', '.join(others)}"
+    return table
 
 
 def sections_table(
@@ -179,33 +187,27 @@ def sections_table(
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.add_column("metric")
-    for title in (
-        f"{before} [95 % interval]",
-        f"{after} [95 % interval]",
-        "n",
-        "difference, paired [95 % interval]",
-    ):
+    table.add_column("value \\[95 % interval]", min_width=34)
+    for title in (before, after, "paired difference"):
         table.add_column(escape(title), justify="right")
     table.add_column("")
     for section in sections:
+        lines = section.lines if everything else section.top_lines
+        counts = sorted({str(line.before["n"]) for line in lines if line.before.get("n")})
         table.add_section()
-        table.add_row(f"[bold]{escape(section.task)}[/], {escape(section.setting)}")
-        for line in section.lines if everything else section.top_lines:
-            unit = " %" if line.percent else ""
-            cells = [_cell(line.before, line, unit), _cell(line.after, line, unit)]
-            change = _cell(line.difference, line, " pp" if line.percent else "", signed=True)
+        title = f"{section.task}, {section.setting}"
+        table.add_row(f"[bold]{escape(title)}[/], n = {', '.join(counts)}")
+        for line in lines:
+            cells = [_cell(line.before, line), _cell(line.after, line)]
+            change = _cell(line.difference, line, signed=True)
             verdict = VERDICTS[line.verdict] if line.difference else ""
-            table.add_row(f"  {escape(line.label)}", *cells, str(line.before.get("n", "")), change, verdict)
+            table.add_row(f"  {escape(line.label)}{', %' if line.percent else ''}", *cells, change, verdict)
     return table
 
 
-def _cell(entry: Metric | None, line: Line, unit: str, *, signed: bool = False) -> str:
+def _cell(entry: Metric | None, line: Line, *, signed: bool = False) -> str:
     if entry is None or entry.get("value") is None:
         return "" if entry is None else "n/a"
-    interval = span(entry, percent=line.percent, signed=signed)
-    return (
-        number(entry["value"], percent=line.percent, signed=signed)
-        + unit
-        + (f" \\[{interval}]" if interval else "")
-    )
+    interval = span(entry, percent=line.percent, signed=signed).replace(" to ", ", ")
+    value = number(entry["value"], percent=line.percent, signed=signed)
+    return value + (f" \\[{interval}]" if interval else "")

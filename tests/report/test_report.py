@@ -95,7 +95,7 @@ def test_terminal_table(synthetic_run: Path) -> None:
     console = Console(width=160, record=True, file=open("/dev/null", "w"))
     console.print(headline_table(synthetic_run))
     text = console.export_text()
-    assert "scenes-captions, greedy" in text and "better" in text and "sft [95 % interval]" in text
+    assert "scenes-captions, greedy" in text and "better" in text and "value [95 % interval]" in text
 
 
 @pytest.mark.parametrize(
