@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.claims.definition import Arm, Claim, as_overrides
 from mmalign.claims.results import Cell, cell_folder
 from mmalign.config.load import config_dict, load_config
-from mmalign.errors import UserError
+from mmalign.errors import UserError, nearest
 from mmalign.pipeline.context import SHARED_STAGES
 
 if TYPE_CHECKING:
     from mmalign.config.schema import RunConfig
 
-__all__ = ["arm_config", "as_flags", "check_equal", "find_claim", "link_reused"]
+__all__ = ["arm_config", "as_flags", "check_equal", "find_claim", "link_reused", "narrowed"]
 
 
 def find_claim(name: str) -> Claim:
@@ -41,6 +42,30 @@ def find_claim(name: str) -> Claim:
             f"claim {name}: is a {type(found).__name__}, expected a mmalign.claims.definition.Claim"
         )
     return found
+
+
+def narrowed(claim: Claim, arms: Sequence[str] = (), starts: Sequence[str] = ()) -> Claim:
+    """The claim with some arms (and those they reuse) and some starts only; empty keeps all.
+
+    Statements that need an arm that was left out come out inconclusive.
+
+    Raises:
+        UserError: for a name the claim does not have.
+    """
+    by_name = {arm.name: arm for arm in claim.arms}
+    for what, wanted, known in (("arms", arms, by_name), ("starts", starts, claim.starts)):
+        for name in wanted:
+            if name not in known:
+                raise UserError(f"--{what}: claim {claim.name} has no {name!r}{nearest(name, known)}")
+    keep = set(arms)
+    for arm in reversed(claim.arms):
+        if arm.name in keep and arm.reuses:
+            keep.add(arm.reuses)
+    return replace(
+        claim,
+        arms=tuple(arm for arm in claim.arms if not arms or arm.name in keep or arm.kind == "start"),
+        starts={name: changes for name, changes in claim.starts.items() if not starts or name in starts},
+    )
 
 
 def arm_config(claim: Claim, arm: Arm, cell: Cell, root: Path, *, quick: bool) -> RunConfig:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from mmalign.claims.plan import check_equal, find_claim
+from mmalign.claims.plan import check_equal, find_claim, narrowed
 from mmalign.claims.record import claim_record, last_verdict, must_hold, print_record, write_record
 from mmalign.claims.results import Cell, Results
 from mmalign.claims.schedule import Schedule, run_cells
@@ -33,6 +34,8 @@ def run_claim(
     quick: bool = False,
     output_dir: Path | None = None,
     workers: int | None = None,
+    arms: Sequence[str] = (),
+    starts: Sequence[str] = (),
     console: Console | None = None,
 ) -> int:
     """Run every (start, seed, arm) of a claim, write ``claim.json`` and print the verdicts.
@@ -46,6 +49,8 @@ def run_claim(
         output_dir: ``runs/claims/<name>`` by default, ``runs/claims/<name>-quick`` with ``quick``.
         workers: processes at a time, one thread each; the number of cores by default.  0 runs the cells
             one after another in this process (for a debugger).
+        arms: only these arms and those they reuse; statements about others are inconclusive.
+        starts: only these starts.
         console: where to print.
 
     Returns:
@@ -59,7 +64,7 @@ def run_claim(
         raise UserError(f"seeds: expected at least 1, got {seeds}")
     if workers is not None and workers < 0:
         raise UserError(f"workers: expected at least 0, got {workers}")
-    claim, out = find_claim(name), console or Console()
+    claim, out = narrowed(find_claim(name), arms, starts), console or Console()
     root = output_dir or default_folder(claim.name, quick)
     equal = check_equal(claim, quick=quick)
     cells = tuple((Cell(start, seed), seed) for seed in range(seeds) for start in claim.starts)
@@ -76,7 +81,9 @@ def run_claim(
         for cell, index in cells:
             run_cell(claim, cell, root, seed_index=index, quick=quick)
     results = Results(claim, root, range(seeds), quick)
-    record = claim_record(results, quick=quick, command=_command(name, seeds, quick), equal=equal)
+    record = claim_record(
+        results, quick=quick, command=_command(name, seeds, quick, arms, starts), equal=equal
+    )
     file = write_record(record, root)
     print_record(record, claim, out)
     good = must_hold(record)
@@ -109,7 +116,8 @@ def list_claims(runs: Path = Path("runs")) -> str:
     return "\n".join(lines) or "no claims are registered"
 
 
-def _command(name: str, seeds: int, quick: bool) -> str:
-    return shlex.join(
-        ["mmalign", "claims", "run", name, "--seeds", str(seeds), *(["--quick"] if quick else [])]
-    )
+def _command(name: str, seeds: int, quick: bool, arms: Sequence[str], starts: Sequence[str]) -> str:
+    some = [("--arms", arms), ("--starts", starts)]
+    chosen = [word for flag, names in some if names for word in (flag, ",".join(names))]
+    quickly = ["--quick"] if quick else []
+    return shlex.join(["mmalign", "claims", "run", name, "--seeds", str(seeds), *quickly, *chosen])

@@ -111,6 +111,7 @@ def _start(schedule: Schedule, cell: Cell, index: int) -> subprocess.Popen[bytes
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mmalign.claims.worker", "--claim", schedule.name, "--start", cell.start]
     command += ["--seed", str(cell.seed), "--seed_index", str(index), "--output_dir", str(schedule.root)]
+    command += ["--arms", ",".join(arm.name for arm in schedule.claim.arms)]
     command += ["--parent", str(os.getpid()), *(["--quick"] if schedule.quick else [])]
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = {

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from mmalign.claims.definition import Arm, Claim
-from mmalign.claims.plan import arm_config, find_claim, link_reused
+from mmalign.claims.plan import arm_config, find_claim, link_reused, narrowed
 from mmalign.claims.results import Cell, cell_folder
 from mmalign.data.jsonl import write_json
 from mmalign.errors import UserError
@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mmalign.claims.worker", description=__doc__)
     parser.add_argument("--claim", required=True)
     parser.add_argument("--start", required=True)
+    parser.add_argument("--arms", default="", help="run these arms only, separated by commas")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--seed_index", type=int, default=None, help="place of the seed among the seeds")
     parser.add_argument("--quick", action="store_true")
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     index = options.seed if options.seed_index is None else options.seed_index
     try:
         run_cell(
-            find_claim(options.claim),
+            narrowed(find_claim(options.claim), [name for name in options.arms.split(",") if name]),
             Cell(options.start, options.seed),
             options.output_dir,
             seed_index=index,

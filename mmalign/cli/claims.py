@@ -26,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--workers", type=int, help="processes at once, one thread each (default: one per core)"
     )
+    parser.add_argument("--arms", type=_names, default=(), help="only these arms, separated by commas")
+    parser.add_argument("--starts", type=_names, default=(), help="only these starts, separated by commas")
     options = parser.parse_args(list(argv))
     from mmalign.claims.run import list_claims, run_claim
 
@@ -40,4 +42,10 @@ def main(argv: Sequence[str]) -> int:
         quick=options.quick,
         output_dir=options.output_dir,
         workers=options.workers,
+        arms=options.arms,
+        starts=options.starts,
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -105,7 +105,9 @@ def test_claims_run_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(
         "mmalign.claims.run.run_claim", lambda name, **rest: seen.update(name=name, **rest) or 1
     )
-    assert claims.main(["run", "fgaif", "--seeds", "2", "--quick", "--output_dir", str(tmp_path)]) == 1
+    flags = ["--seeds", "2", "--quick", "--output_dir", str(tmp_path), "--arms", "dense, shuffled"]
+    assert claims.main(["run", "fgaif", *flags]) == 1
+    assert seen["arms"] == ("dense", "shuffled") and seen["starts"] == ()
     assert seen["name"] == "fgaif" and seen["seeds"] == 2 and seen["quick"] and seen["output_dir"] == tmp_path
 
 
