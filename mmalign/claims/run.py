@@ -108,7 +108,8 @@ def list_claims(runs: Path = Path("runs")) -> str:
             lines.append(f"    never run; mmalign claims run {name}")
             continue
         record, place = found
-        size = f"{len(record['seeds'])} seeds{', quick' if record['quick'] else ''}"
+        starts = " and ".join(record["starts"]) if record.get("starts") else "every start"
+        size = f"{len(record['seeds'])} seeds from {starts}{', quick' if record['quick'] else ''}"
         lines.append(f"    {'holds' if must_hold(record) else 'does not hold'} ({size}; {place})")
         for s in record["statements"]:
             must = "" if s["must_hold"] else " (report only)"
