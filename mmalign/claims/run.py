@@ -80,9 +80,9 @@ def run_claim(
     else:
         for cell, index in cells:
             run_cell(claim, cell, root, seed_index=index, quick=quick)
-    results = Results(claim, root, range(seeds), quick)
+    command = _command(name, seeds, quick, arms, starts)
     record = claim_record(
-        results, quick=quick, command=_command(name, seeds, quick, arms, starts), equal=equal
+        Results(claim, root, range(seeds), quick), quick=quick, command=command, equal=equal
     )
     file = write_record(record, root)
     print_record(record, claim, out)
