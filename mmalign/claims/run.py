@@ -60,10 +60,7 @@ def run_claim(
         UserError: for an unknown claim, arms that are not held equal, or a cell that failed.
     """
     seeds = (QUICK_SEEDS if quick else SEEDS) if seeds is None else seeds
-    if seeds < 1:
-        raise UserError(f"seeds: expected at least 1, got {seeds}")
-    if workers is not None and workers < 0:
-        raise UserError(f"workers: expected at least 0, got {workers}")
+    _check_counts(seeds, workers)
     claim, out = narrowed(find_claim(name), arms, starts), console or Console()
     root = output_dir or default_folder(claim.name, quick)
     equal = check_equal(claim, quick=quick)
@@ -89,6 +86,13 @@ def run_claim(
     good = must_hold(record)
     out.print(f"{'every' if good else 'not every'} must-hold statement holds; written to {escape(str(file))}")
     return 0 if good else 1
+
+
+def _check_counts(seeds: int, workers: int | None) -> None:
+    if seeds < 1:
+        raise UserError(f"seeds: expected at least 1, got {seeds}")
+    if workers is not None and workers < 0:
+        raise UserError(f"workers: expected at least 0, got {workers}")
 
 
 def list_claims(runs: Path = Path("runs")) -> str:
