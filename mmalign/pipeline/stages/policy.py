@@ -8,13 +8,12 @@ import torch
 
 from mmalign.engine.critic import Critic
 from mmalign.engine.freeze import count_parameters, freeze
-from mmalign.engine.loop import LoopState, run_loop
+from mmalign.engine.loop import LoopState
 from mmalign.engine.online import KLCoefficient, OnlineTrainer
 from mmalign.engine.optim import make_optimizer
 from mmalign.engine.reference import Reference
-from mmalign.guards.modality_used import check_modality_used
-from mmalign.pipeline.progress import step_progress
 from mmalign.pipeline.rewarding import build_reward
+from mmalign.pipeline.training import guard_media, run_training
 from mmalign.pipeline.tuning import tuned
 
 if TYPE_CHECKING:
@@ -41,27 +40,11 @@ def _run(ctx: RunContext, name: str, cfg: PPOConfig) -> None:
     rows = ctx.rows("train", ctx.cfg.data.n_train, kind="caption")
     model = tuned(ctx, ctx.load_model(ctx.start_policy()))
     freeze(model, ctx.cfg.model.freeze)
-    guard = ctx.cfg.guard
-    if guard.enabled:
-        check_modality_used(
-            ctx.adapter, model, rows[: guard.n_rows], seed=ctx.cfg.seed, allow_unused=guard.allow_unused_media
-        )
+    guard_media(ctx, model, rows)
     trainer = _trainer(ctx, name, cfg, model, rows)
-    main = ctx.accelerator.is_main_process
-    with step_progress(name.upper(), cfg.max_steps, ("rewards/mean", "kl"), enabled=main) as on_step:
-        run_loop(
-            trainer.step,
-            trainer.state,
-            name=name,
-            seed=ctx.cfg.seed,
-            max_steps=cfg.max_steps,
-            folder=ctx.stage_dir(name),
-            save_steps=cfg.save_steps,
-            sink=ctx.sink(name),
-            is_main=main,
-            on_step=on_step,
-        )
-    if main:
+    show = ("rewards/mean", "kl")
+    run_training(ctx, name, trainer.step, trainer.state, cfg, title=name.upper(), show=show)
+    if ctx.accelerator.is_main_process:
         ctx.adapter.save(model, ctx.stage_dir(name) / "final")
     trainable, total = count_parameters(model)
     ctx.mark_done(name, {"trainable_parameters": trainable, "parameters": total})

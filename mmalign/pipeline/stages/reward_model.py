@@ -11,15 +11,13 @@ import torch
 from mmalign import registry
 from mmalign.engine.atomic import write_json
 from mmalign.engine.freeze import freeze
-from mmalign.engine.loop import LoopState, run_loop
-from mmalign.engine.offline import OfflineTrainer
+from mmalign.engine.loop import LoopState
 from mmalign.engine.optim import make_optimizer
 from mmalign.engine.step import Loss
 from mmalign.errors import UserError
 from mmalign.feedback.collect import read_feedback
-from mmalign.guards.modality_used import check_modality_used
-from mmalign.pipeline.progress import step_progress
 from mmalign.pipeline.stages.feedback import PARTS, feedback_file
+from mmalign.pipeline.training import guard_media, offline_trainer, run_training
 from mmalign.protocols import RewardTrainer
 
 if TYPE_CHECKING:
@@ -58,33 +56,8 @@ def run(ctx: RunContext) -> None:
         value, metrics = model.loss(batch)
         return Loss(value, float(len(batch)), metrics)
 
-    trainer = OfflineTrainer(
-        loss_fn=loss_fn,
-        items=rows,
-        state=state,
-        name=NAME,
-        seed=ctx.cfg.seed,
-        max_steps=cfg.max_steps,
-        batch_size=cfg.per_device_train_batch_size * ctx.accelerator.num_processes,
-        micro_batch_size=cfg.per_device_train_batch_size,
-        warmup_ratio=cfg.warmup_ratio,
-        max_grad_norm=cfg.max_grad_norm,
-        accelerator=ctx.accelerator,
-    )
-    main = ctx.accelerator.is_main_process
-    with step_progress("reward models", cfg.max_steps, ("loss",), enabled=main) as on_step:
-        run_loop(
-            trainer.step,
-            state,
-            name=NAME,
-            seed=ctx.cfg.seed,
-            max_steps=cfg.max_steps,
-            folder=ctx.stage_dir(NAME),
-            save_steps=cfg.save_steps,
-            sink=ctx.sink(NAME),
-            is_main=main,
-            on_step=on_step,
-        )
+    trainer = offline_trainer(ctx, NAME, cfg, loss_fn, rows, state)
+    run_training(ctx, NAME, trainer.step, state, cfg, title="reward models")
     _finish(ctx, recipe, model, rows)
 
 
@@ -110,16 +83,9 @@ def labelled_rows(ctx: RunContext, part: str) -> list[Row]:
 
 
 def _guard(ctx: RunContext, model: Any, rows: Sequence[Row]) -> None:
-    guard = ctx.cfg.guard
-    if guard.enabled and not ctx.cfg.reward_model.blank_media:
+    if not ctx.cfg.reward_model.blank_media:
         for trunk in model.trunks.values():
-            check_modality_used(
-                ctx.adapter,
-                trunk,
-                rows[: guard.n_rows],
-                seed=ctx.cfg.seed,
-                allow_unused=guard.allow_unused_media,
-            )
+            guard_media(ctx, trunk, rows)
 
 
 def _finish(ctx: RunContext, recipe: Any, model: Any, rows: Sequence[Row]) -> None:

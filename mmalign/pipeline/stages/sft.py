@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmalign.engine.freeze import count_parameters, freeze
-from mmalign.engine.loop import LoopState, run_loop
-from mmalign.engine.offline import OfflineTrainer, sft_objective
+from mmalign.engine.loop import LoopState
+from mmalign.engine.offline import sft_objective
 from mmalign.engine.optim import make_optimizer
 from mmalign.errors import UserError
-from mmalign.guards.modality_used import check_modality_used
-from mmalign.pipeline.progress import step_progress
+from mmalign.pipeline.training import guard_media, offline_trainer, run_training
 from mmalign.pipeline.tuning import tuned
 
 if TYPE_CHECKING:
@@ -35,43 +34,14 @@ def run(ctx: RunContext) -> None:
         )
     model = tuned(ctx, ctx.load_model(ctx.base_model()))
     freeze(model, ctx.cfg.model.freeze)
-    guard = ctx.cfg.guard
-    if guard.enabled:
-        check_modality_used(
-            ctx.adapter, model, rows[: guard.n_rows], seed=ctx.cfg.seed, allow_unused=guard.allow_unused_media
-        )
+    guard_media(ctx, model, rows)
     optimizer = make_optimizer(
         {"policy": model.parameters()}, {"policy": cfg.learning_rate}, cfg.weight_decay
     )
     state = LoopState({"policy": model}, optimizer)
-    trainer = OfflineTrainer(
-        loss_fn=sft_objective(ctx.adapter, model),
-        items=rows,
-        state=state,
-        name=NAME,
-        seed=ctx.cfg.seed,
-        max_steps=cfg.max_steps,
-        batch_size=cfg.per_device_train_batch_size * ctx.accelerator.num_processes,
-        micro_batch_size=cfg.per_device_train_batch_size,
-        warmup_ratio=cfg.warmup_ratio,
-        max_grad_norm=cfg.max_grad_norm,
-        accelerator=ctx.accelerator,
-    )
-    main = ctx.accelerator.is_main_process
-    with step_progress("SFT", cfg.max_steps, ("loss",), enabled=main) as on_step:
-        run_loop(
-            trainer.step,
-            state,
-            name=NAME,
-            seed=ctx.cfg.seed,
-            max_steps=cfg.max_steps,
-            folder=ctx.stage_dir(NAME),
-            save_steps=cfg.save_steps,
-            sink=ctx.sink(NAME),
-            is_main=main,
-            on_step=on_step,
-        )
-    if main:
+    trainer = offline_trainer(ctx, NAME, cfg, sft_objective(ctx.adapter, model), rows, state)
+    run_training(ctx, NAME, trainer.step, state, cfg, title="SFT")
+    if ctx.accelerator.is_main_process:
         ctx.adapter.save(model, ctx.stage_dir(NAME) / "final")
     trainable, total = count_parameters(model)
     ctx.mark_done(NAME, {"trainable_parameters": trainable, "parameters": total})
