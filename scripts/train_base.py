@@ -1,8 +1,8 @@
 """Train an embedded starting model of the scenes world.
 
-``python scripts/train_base.py --seed 1 --out mmalign/worlds/scenes/base1`` makes the second shipped one from
-nothing, on one thread, in about 20 minutes of processor time; ``README.json`` beside each base holds its
-commands (``base`` was made in the three stages listed there).
+``python scripts/train_base.py --seed 0 --out mmalign/worlds/scenes/base`` makes the first shipped one from
+nothing, ``--seed 1 --out mmalign/worlds/scenes/base1`` the second, each on one thread in about 20 minutes of
+processor time; ``README.json`` beside each base holds its command, plan and figures.
 """
 
 from __future__ import annotations

@@ -14,18 +14,19 @@ from mmalign.claims.noise import clean_quality
 __all__ = ["CLAIM"]
 
 TYPES = says.TYPES
-BONUSES = (0.0, 0.3, 0.8)
-"""Length bonuses of the sweep; the recipe's own bonus is the arms ``dense`` and ``sequence``."""
+BONUSES = (0.0, 0.5)
+"""Bonuses per stated fact of the sweep; the recipe's own, between them, is ``dense`` and ``sequence``."""
 
 _OWN = ("feedback", "reward_model", "ppo", "evaluate")
 
 
-def _trained(name: str, text: str, changes: dict[str, Any], *, sweep: bool = False) -> Arm:
+def _trained(
+    name: str, text: str, changes: dict[str, Any], *, first_seeds: int | None = None, quick: bool = True
+) -> Arm:
     """An arm that trains on the shared reward models."""
     job = reward_identities(TYPES) if name == "dense" else None
-    limits = {"first_seeds": 2, "quick": False} if sweep else {}
     overrides = {"evaluate.include_start": False, **changes}
-    return Arm(name, overrides, reuses="shared", text=text, job=job, **limits)  # type: ignore[arg-type]
+    return Arm(name, overrides, reuses="shared", text=text, job=job, first_seeds=first_seeds, quick=quick)
 
 
 def _arms() -> tuple[Arm, ...]:
@@ -50,8 +51,13 @@ def _arms() -> tuple[Arm, ...]:
             text="feedback and reward models"),
         _trained("dense", "FGAIF: rewards at segment ends", {"reward.placement": "dense"}),
         _trained("sequence", "the same rewards summed at the last step", {"reward.placement": "sequence"}),
-        *(_trained(f"no_{t}", f"without the {t} reward", {f"reward.weights.{t}": 0.0}) for t in TYPES),
-        _trained("oracle", "the exact judge in place of the reward models", {"reward.source": "judge"}),
+        *(
+            _trained(f"no_{t}", f"without the {t} reward", {f"reward.weights.{t}": 0.0}, first_seeds=3)
+            for t in TYPES
+        ),
+        _trained(
+            "oracle", "the exact judge in place of the reward models", {"reward.source": "judge"}, first_seeds=3
+        ),
         Arm("shuffled", {**own, "feedback.shuffle_labels": True}, stages=_OWN, reuses="sft", weight=1.6,
             text="control: labels shuffled before the reward models are trained"),
         Arm("blanked", {**own, "reward_model.blank_media": True}, stages=_OWN, reuses="sft", weight=1.6,
@@ -64,8 +70,8 @@ def _arms() -> tuple[Arm, ...]:
             text="no training: the best of 4 answers of the start by the same reward"),
         *noise,
         *(
-            _trained(f"{placement}_bonus_{bonus:g}", f"{placement}, length bonus {bonus:g}",
-                     {"reward.placement": placement, "reward.segment_bonus": bonus}, sweep=True)
+            _trained(f"{placement}_bonus_{bonus:g}", f"{placement}, bonus per fact {bonus:g}",
+                     {"reward.placement": placement, "reward.fact_bonus": bonus}, first_seeds=2, quick=False)
             for bonus in BONUSES for placement in ("dense", "sequence")
         ),
     )  # fmt: skip
@@ -145,7 +151,7 @@ CLAIM = Claim(
         "reward.placement",
         "reward.source",
         "reward.weights",
-        "reward.segment_bonus",
+        "reward.fact_bonus",
         "feedback.shuffle_labels",
         "reward_model.blank_media",
     ),
