@@ -88,7 +88,8 @@ def run_loop(
         KeyboardInterrupt: on Ctrl-C, after the current step was finished and saved.
     """
     start = _resume(state, folder)
-    sink.rewind(start)
+    if is_main:
+        sink.rewind(start)
     with _deferred_interrupt() as interrupted:
         for step in range(start + 1, max_steps + 1):
             torch.manual_seed(derive_seed(seed, name, "global", step))

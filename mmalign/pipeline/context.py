@@ -100,7 +100,8 @@ class RunContext:
 
     def sink(self, stage: str) -> StageSink:
         """Where the stage's metrics go."""
-        return StageSink(self.run_dir, stage, self.cfg.report_to)
+        trackers = self.cfg.report_to if self.accelerator.is_main_process else ()
+        return StageSink(self.run_dir, stage, trackers)
 
     def base_model(self) -> str:
         """The model the recipe starts from: the configured one, or an embedded default of the world.

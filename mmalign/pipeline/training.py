@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,7 +73,10 @@ def run_training(
 ) -> None:
     """Run the stage's loop in its folder with checkpoints, metrics and progress; resumes by itself."""
     main = ctx.accelerator.is_main_process
-    with step_progress(title, cfg.max_steps, show, enabled=main) as on_step:
+    with (
+        closing(ctx.sink(name)) as sink,
+        step_progress(title, cfg.max_steps, show, enabled=main) as on_step,
+    ):
         run_loop(
             step,
             state,
@@ -81,7 +85,7 @@ def run_training(
             max_steps=cfg.max_steps,
             folder=ctx.stage_dir(name),
             save_steps=cfg.save_steps,
-            sink=ctx.sink(name),
+            sink=sink,
             is_main=main,
             on_step=on_step,
         )
