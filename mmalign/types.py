@@ -47,7 +47,8 @@ class Row:
     form).  ``media`` are paths, PIL images or arrays in the order in which the prompt shows them.
     ``completion`` is what the policy answers (text, image, waveform, actions) and ``steps`` the same
     answer as recorded at generation (token ids, latents, actions): where ``steps`` is given,
-    ``collate`` must use it instead of encoding ``completion`` again.
+    ``collate`` must use it instead of encoding ``completion`` again.  ``chosen`` and ``rejected`` are two
+    answers to compare; ``chosen_media``/``rejected_media`` are media that only one of them comes with.
     """
 
     id: str
@@ -58,6 +59,8 @@ class Row:
     segments: tuple[Segment, ...] = ()
     chosen: Any = None
     rejected: Any = None
+    chosen_media: tuple[Any, ...] = ()
+    rejected_media: tuple[Any, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from mmalign.config.fields import Bool, Count, Int, NonNegative, PositiveCount, Section
 from mmalign.config.policy import GRPOConfig, PPOConfig
+from mmalign.config.preference import DPOConfig, KTOConfig
 from mmalign.config.sections import (
     DataConfig,
     FeedbackConfig,
@@ -21,11 +22,13 @@ from mmalign.config.sections import (
 )
 
 __all__ = [
+    "DPOConfig",
     "DataConfig",
     "EvaluateConfig",
     "FeedbackConfig",
     "GRPOConfig",
     "GuardConfig",
+    "KTOConfig",
     "ModelConfig",
     "PPOConfig",
     "ReportConfig",
@@ -104,6 +107,10 @@ class RunConfig(Section):
     """The reward models."""
     reward: RewardConfig = RewardConfig()
     """From scores to rewards."""
+    dpo: DPOConfig = DPOConfig()
+    """Stage ``dpo``."""
+    kto: KTOConfig = KTOConfig()
+    """Stage ``kto``."""
     ppo: PPOConfig = PPOConfig()
     """Stage ``ppo``."""
     grpo: GRPOConfig = GRPOConfig()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmalign.protocols import Likelihood
     from mmalign.types import Batch, Row
 
-__all__ = ["CachedReference", "Reference", "has_adapter", "row_key"]
+__all__ = ["CachedReference", "Reference", "cached_reference", "has_adapter", "row_key", "weights_hash"]
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -93,11 +93,16 @@ def row_key(row: Row) -> str:
 class CachedReference:
     """Reference log-probabilities on disk, keyed by the row's content and the reference's weights.
 
+    Call :meth:`precompute` while the policy still is the reference; then no second model is needed, in memory or
+    in the step.  Serves answers that are known beforehand, and true log-probabilities only.
+
     Args:
         folder: where the numbers lie; one safetensors file per weights hash.
-        weights: identifies the reference (a hash of its weights): another model never reads them.
+        weights: identifies the reference (:func:`weights_hash`): another model never reads its numbers.
         compute: ``rows -> list of [T_i]`` for rows that are not in the cache yet.
     """
+
+    how = "cache"
 
     def __init__(
         self, folder: Path, weights: str, compute: Callable[[Sequence[Row]], Sequence[Tensor]]
@@ -106,13 +111,74 @@ class CachedReference:
         self._compute = compute
         file = self._folder / "logp.safetensors"
         self._known: dict[str, Tensor] = load_file(file) if file.is_file() else {}
+        self._closed = False
 
-    def logp(self, rows: Sequence[Row]) -> list[Tensor]:
-        """One ``[T_i]`` tensor per row, computed once per content."""
-        keys = [row_key(row) for row in rows]
-        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._known}
-        if missing:
-            values = self._compute(list(missing.values()))
-            self._known |= {key: value.contiguous() for key, value in zip(missing, values, strict=True)}
+    def precompute(self, rows: Sequence[Row], batch_size: int, *, write: bool = True) -> int:
+        """Score the rows that are missing, ``batch_size`` at a time; returns how many there were.
+
+        After this the reference is closed: it computes nothing more, because the policy is about to move.
+        """
+        missing = list({key: row for row in rows if (key := row_key(row)) not in self._known}.items())
+        for start in range(0, len(missing), batch_size):
+            chunk = missing[start : start + batch_size]
+            values = self._compute([row for _, row in chunk])
+            self._known |= {
+                key: value.cpu().contiguous() for (key, _), value in zip(chunk, values, strict=True)
+            }
+        if missing and write:
             write_folder(self._folder, lambda target: save_file(self._known, target / "logp.safetensors"))
-        return [self._known[key] for key in keys]
+        self._closed = True
+        return len(missing)
+
+    def logp(self, batch: Batch, rng: torch.Generator | None = None) -> Tensor:
+        """Reference log-probabilities ``[B, T]`` in nats of the batch's answers, 0 off the mask.
+
+        Raises:
+            UserError: for a row that was not precomputed, or whose answer now has another number of steps.
+        """
+        del rng
+        out = torch.zeros(batch.mask.shape, device=batch.mask.device)
+        for place, (row, steps) in enumerate(zip(batch.rows, batch.mask.sum(1).tolist(), strict=True)):
+            known = self._known.get(row_key(row))
+            if known is None and not self._closed:
+                self.precompute(batch.rows, len(batch.rows))
+                self._closed = False
+                known = self._known[row_key(row)]
+            if known is None or len(known) != steps:
+                got = (
+                    "no cached reference"
+                    if known is None
+                    else f"{len(known)} cached steps instead of {steps}"
+                )
+                raise UserError(f"row {row.id}: {got}; remove {self._folder} and run again")
+            out[place, : len(known)] = known.to(out.device)
+        return out
+
+
+def cached_reference(folder: Path, adapter: Likelihood, model: nn.Module) -> CachedReference:
+    """A :class:`CachedReference` that computes with ``model`` as it is now.
+
+    Raises:
+        UserError: (when computing) for a modality whose score is a surrogate drawn at random.
+    """
+
+    @torch.no_grad()
+    def compute(rows: Sequence[Row]) -> list[Tensor]:
+        scored = adapter.logp(model, adapter.collate(rows))
+        if scored.surrogate:
+            raise UserError(
+                f"reference: cache does not serve modality {adapter.name!r}, whose score is drawn anew each time; "
+                "use copy or adapter_off"
+            )
+        return [values[mask] for values, mask in zip(scored.values, scored.mask, strict=True)]
+
+    return CachedReference(folder, weights_hash(model), compute)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over the names, shapes, types and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from mmalign.protocols import Likelihood
     from mmalign.types import Row
 
-__all__ = ["SHARED_STAGES", "RunContext"]
+__all__ = ["POLICY_STAGES", "SHARED_STAGES", "RunContext"]
+
+POLICY_STAGES = ("dpo", "kto", "ppo", "grpo")
+"""Stages that end in a policy of their own, evaluated as an arm of that name."""
 
 SHARED_STAGES = ("sft", "feedback", "reward_model")
 """Stages that a run may take over from the one named in ``reuse_from``."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmalign.pipeline.context import POLICY_STAGES
 from mmalign.pipeline.run import open_run, run_one
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["StageEstimate", "dry_run", "estimate_table", "shrunk"]
 
 _ROWS = 2
-_TRAINING = ("sft", "feedback", "reward_model", "ppo", "grpo")
+_TRAINING = ("sft", "feedback", "reward_model", *POLICY_STAGES)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def shrunk(cfg: RunConfig) -> RunConfig:
                 update={"n_prompts": _ROWS, "n_heldout": _ROWS, "n_samples": 1}
             ),
             "reward_model": cfg.reward_model.model_copy(update={**few, "max_steps": 1}),
+            "dpo": cfg.dpo.model_copy(update={**few, "max_steps": 1, "n_pairs": _ROWS, "n_heldout": _ROWS}),
+            "kto": cfg.kto.model_copy(update={**few, "max_steps": 1, "n_pairs": _ROWS, "n_heldout": _ROWS}),
             "ppo": _one_step(cfg.ppo),
             "grpo": _one_step(cfg.grpo),
             "guard": cfg.guard.model_copy(update={"n_rows": _ROWS}),
@@ -106,8 +109,9 @@ def _answers(cfg: RunConfig, stage: str) -> int:
         return (cfg.feedback.n_prompts + cfg.feedback.n_heldout) * cfg.feedback.n_samples
     if stage == "sft":
         return cfg.sft.max_steps * cfg.sft.per_device_train_batch_size
-    if stage == "reward_model":
-        return cfg.reward_model.max_steps * cfg.reward_model.per_device_train_batch_size
+    if stage in ("reward_model", "dpo", "kto"):
+        section = getattr(cfg, stage)
+        return int(section.max_steps * section.per_device_train_batch_size)
     online = cfg.ppo if stage == "ppo" else cfg.grpo
     return online.max_steps * online.rollout_batch_size * online.num_generations
 

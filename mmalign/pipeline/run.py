@@ -26,6 +26,8 @@ STAGES = {
     "sft": "mmalign.pipeline.stages.sft:run",
     "feedback": "mmalign.pipeline.stages.feedback:run",
     "reward_model": "mmalign.pipeline.stages.reward_model:run",
+    "dpo": "mmalign.pipeline.stages.preference:run_dpo",
+    "kto": "mmalign.pipeline.stages.preference:run_kto",
     "ppo": "mmalign.pipeline.stages.policy:run_ppo",
     "grpo": "mmalign.pipeline.stages.policy:run_grpo",
     "evaluate": "mmalign.pipeline.stages.evaluate:run",

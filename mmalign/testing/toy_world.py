@@ -29,7 +29,7 @@ _SEEN, _SAID = VOCABULARY[3:6], VOCABULARY[6:9]
 def rows(split: str, n: int, seed: int, kind: str = "caption") -> list[Row]:
     """``n`` rows of a split; the same split and seed always give the same rows, no two splits share one."""
     made = toy_rows(n, derive_seed(seed, "toy", split) % 2**31)
-    if kind == "caption":
+    if kind in ("caption", "preference"):
         return made
     return [replace(row, completion=None) for row in made]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmalign.engine.reference import CachedReference, Reference, row_key
+from mmalign.engine.reference import CachedReference, Reference, cached_reference, row_key, weights_hash
 from mmalign.errors import UserError
 from mmalign.testing.policies import ToyAdapter, toy_rows
 from mmalign.types import Row
@@ -64,11 +64,38 @@ def test_cached_numbers_are_computed_once_per_content_and_weights(tmp_path: Path
         return [v[m].detach() for v, m in zip(scored.values, scored.mask, strict=True)]
 
     rows = toy_rows(3)
-    first = CachedReference(tmp_path, "a" * 64, compute).logp(rows)
-    again = CachedReference(tmp_path, "a" * 64, compute).logp([*rows, rows[0]])
+    batch = adapter.collate(rows)
+    first = CachedReference(tmp_path, "a" * 64, compute).logp(batch)
+    again = CachedReference(tmp_path, "a" * 64, compute).logp(adapter.collate([*rows, rows[0]]))
     assert len(asked) == 3
-    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=False))
-    CachedReference(tmp_path, "b" * 64, compute).logp(rows[:1])
+    assert torch.equal(first, again[:3])
+    CachedReference(tmp_path, "b" * 64, compute).logp(adapter.collate(rows[:1]))
     assert len(asked) == 4, "other weights never read these numbers"
     other = replace(rows[0], completion=rows[1].completion + " a .")
     assert row_key(other) != row_key(rows[0])
+
+
+def test_the_cache_equals_the_copy_and_stays_there(tmp_path: Path) -> None:
+    adapter = ToyAdapter()
+    model = adapter.load("toy:1")
+    rows = toy_rows(5)
+    copy, cache = Reference(adapter, model), cached_reference(tmp_path, adapter, model)
+    assert cache.precompute(rows, 2) == 5
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    batch = adapter.collate(rows[1:4])
+    assert torch.allclose(cache.logp(batch), copy.logp(batch) * batch.mask, atol=1e-6)
+    with pytest.raises(UserError, match="no cached reference"):
+        cache.logp(adapter.collate([replace(rows[0], completion="a .")]))
+    assert cached_reference(tmp_path, adapter, model).precompute(rows, 8) == 5, "moved weights, other numbers"
+
+
+def test_the_hash_sees_one_weight() -> None:
+    adapter = ToyAdapter()
+    model = adapter.load("toy:1")
+    before = weights_hash(model)
+    assert weights_hash(adapter.load("toy:1")) == before != weights_hash(adapter.load("toy:2"))
+    with torch.no_grad():
+        next(iter(model.parameters())).view(-1)[0].add_(1e-3)
+    assert weights_hash(model) != before

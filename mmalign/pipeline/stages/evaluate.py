@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mmalign import registry
 from mmalign.evals.run import evaluate
 from mmalign.evals.task import load_task, option_names
+from mmalign.pipeline.context import POLICY_STAGES
 
 if TYPE_CHECKING:
     from mmalign.pipeline.context import RunContext
@@ -53,7 +54,7 @@ def _evaluate(ctx: RunContext) -> None:
 def arms(ctx: RunContext) -> dict[str, str]:
     """``name -> model folder``: the start as ``sft``, then every policy stage that has finished."""
     found = {"sft": ctx.start_policy()} if ctx.cfg.evaluate.include_start else {}
-    for stage in ("ppo", "grpo"):
+    for stage in POLICY_STAGES:
         final = ctx.stage_dir(stage) / "final"
         if final.is_dir():
             found[stage] = str(final)

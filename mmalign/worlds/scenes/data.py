@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from mmalign.errors import UserError, nearest
 from mmalign.rng import derive_seed, numpy_generator
 from mmalign.types import Row
 from mmalign.worlds.scenes.captions import CaptionNoise, caption, short_caption
+from mmalign.worlds.scenes.facts import verify
+from mmalign.worlds.scenes.grammar import parse
 from mmalign.worlds.scenes.questions import POPE_KINDS, absent_class, ask_many
 from mmalign.worlds.scenes.render import render
 from mmalign.worlds.scenes.scene import Scene, generate
@@ -17,7 +20,7 @@ from mmalign.worlds.scenes.words import CAPTION_PROMPT, CLEAN_PROMPT
 
 __all__ = ["MIX", "ROW_KINDS", "pope", "rows", "scene_at"]
 
-ROW_KINDS = ("caption", "caption_clean", "qa", "mix")
+ROW_KINDS = ("caption", "caption_clean", "qa", "mix", "preference")
 """What ``rows`` can make."""
 MIX = {"caption": 0.4, "short": 0.2, "qa": 0.4}
 """Shares of the ``mix`` kind: noisy captions, short true captions, true questions."""
@@ -59,7 +62,8 @@ def rows(
 
     ``caption`` answers the caption prompt with systematic noise, ``caption_clean`` truthfully, ``qa``
     asks one true question per picture, ``mix`` draws among noisy captions, short true captions and
-    questions.  Row ``i`` is the same whatever ``n`` is.
+    questions, ``preference`` compares a truthful caption with a noisy one.  Row ``i`` is the same
+    whatever ``n`` is.
 
     Raises:
         UserError: when ``split`` or ``kind`` is unknown.
@@ -71,9 +75,21 @@ def rows(
     for i in range(n):
         scene = scene_at(split, seed, i)
         rng = numpy_generator(seed, "rows", split, kind, i)
+        if kind == "preference":
+            found.append(_preference(f"scenes-{kind}-{split}-{seed}-{i}", scene, rng, noise))
+            continue
         what, prompt, answer = _content(kind, scene, rng, noise)
         found.append(_row(f"scenes-{kind}-{split}-{seed}-{i}", scene, prompt, answer, {"kind": what}))
     return found
+
+
+def _preference(name: str, scene: Scene, rng: np.random.Generator, noise: CaptionNoise) -> Row:
+    """A truthful caption against a noisy one that says something false."""
+    false = caption(scene, rng, noise)
+    while not any(verify(fact, scene) == -1 for sentence in parse(false) for fact in sentence.facts):
+        false = caption(scene, rng, noise)
+    row = _row(name, scene, CAPTION_PROMPT, None, {"kind": "preference"})
+    return replace(row, chosen=caption(scene, rng), rejected=false)
 
 
 def pope(kind: str, n: int, seed: int = 0, split: str = "test") -> list[Row]:
