@@ -16,6 +16,7 @@ from mmalign.pipeline.progress import step_progress
 if TYPE_CHECKING:
     from torch import nn
 
+    from mmalign.config.preference import PairsConfig
     from mmalign.config.schema import PPOConfig, RewardModelConfig, SFTConfig
     from mmalign.engine.step import Loss
     from mmalign.pipeline.context import RunContext
@@ -40,7 +41,7 @@ def guard_media(ctx: RunContext, model: nn.Module, rows: Sequence[Row]) -> None:
 def offline_trainer(
     ctx: RunContext,
     name: str,
-    cfg: SFTConfig | RewardModelConfig,
+    cfg: SFTConfig | RewardModelConfig | PairsConfig,
     loss_fn: Callable[[Sequence[Row], torch.Generator], Loss],
     rows: Sequence[Row],
     state: LoopState,
@@ -66,7 +67,7 @@ def run_training(
     name: str,
     step: Callable[[int], Mapping[str, float]],
     state: LoopState,
-    cfg: SFTConfig | RewardModelConfig | PPOConfig,
+    cfg: SFTConfig | RewardModelConfig | PairsConfig | PPOConfig,
     *,
     title: str,
     show: tuple[str, ...] = ("loss",),
