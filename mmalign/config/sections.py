@@ -59,6 +59,10 @@ class DataConfig(Section):
     """Folder that relative media paths start from; null is the folder of the rows file."""
     max_rows: PositiveCount | None = None
     """Read at most so many rows of a file; null reads all."""
+    columns: Literal["auto", "trl", "swift", "alpaca", "sharegpt"] = "auto"
+    """Spelling of a file's columns; ``auto`` finds out, and stops where two could be meant (docs/data.md)."""
+    check_rows: Bool = True
+    """Look at every row of a file before training, so that a bad one stops the run at once; memory stays the same."""
     seed: Int = 0
     """Seed of the world's rows, apart from the run's own, so that runs with other seeds share data."""
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from mmalign.data.lazy import Mapped
 from mmalign.errors import UserError
 from mmalign.types import Row
 
-__all__ = ["Pair", "labelled_answers", "pair_of", "pairs_from_feedback", "pairs_from_rows"]
+__all__ = [
+    "Pair",
+    "labelled_answers",
+    "lazy_pairs",
+    "pair_of",
+    "pairs_from_feedback",
+    "pairs_from_rows",
+    "sides_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,16 @@ def pair_of(row: Row) -> Pair:
 def pairs_from_rows(rows: Iterable[Row]) -> list[Pair]:
     """:func:`pair_of` every row."""
     return [pair_of(row) for row in rows]
+
+
+def lazy_pairs(rows: Sequence[Row]) -> Sequence[Pair]:
+    """:func:`pair_of` every row, each made when it is asked for."""
+    return Mapped(rows, pair_of)
+
+
+def sides_of(pairs: Sequence[Pair]) -> Sequence[Row]:
+    """Both answers of every pair, chosen first, each made when it is asked for."""
+    return Mapped(range(2 * len(pairs)), lambda k: pairs[k // 2].rejected if k % 2 else pairs[k // 2].chosen)
 
 
 def pairs_from_feedback(answers: Sequence[Row]) -> list[Pair]:

@@ -1,183 +1,151 @@
-"""Reading rows.  TRL's column names are native; every complaint names the file and the row."""
+"""Rows of a file, read when they are asked for.  Every complaint names the file and the row."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from mmalign.errors import UserError, nearest
+from mmalign.data.columns.detect import ColumnMapping, detect
+from mmalign.data.media import row_media
+from mmalign.data.records import Records, open_records
+from mmalign.errors import UserError
 from mmalign.types import Row
 
-__all__ = ["read_records", "read_rows", "row_from_record"]
-
-_MEDIA_COLUMNS = ("images", "image", "audios", "audio", "videos", "observations", "media")
-_ANSWER_COLUMNS = ("completion", "response", "answer")
-_KNOWN = {
-    "id",
-    "prompt",
-    "messages",
-    "chosen",
-    "rejected",
-    "label",
-    "meta",
-    *_MEDIA_COLUMNS,
-    *_ANSWER_COLUMNS,
-}
+__all__ = ["Rows", "open_rows", "read_records", "read_rows", "row_from_record"]
 
 
-def read_rows(
-    source: str | Path, *, media_root: str | Path | None = None, max_rows: int | None = None
-) -> list[Row]:
-    """Read rows from a ``.jsonl``, ``.json`` or ``.parquet`` file or a ``datasets`` folder.
+class Rows(Sequence[Row]):
+    """The rows of a file as a sequence: ``rows[k]`` reads row ``k`` and keeps nothing; a slice is another view.
+
+    Args:
+        records: the open file.
+        mapping: how its columns are read.
+        path: the file, for complaints.
+        root: where relative media paths start.
+        places: which rows, in which order.
+    """
+
+    def __init__(
+        self, records: Records, mapping: ColumnMapping, path: Path, root: Path, places: range
+    ) -> None:
+        self.mapping = mapping
+        self.path = path
+        self._records, self._root, self._places = records, root, places
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the file's content."""
+        return self._records.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Rows: ...
+
+    def __getitem__(self, place: int | slice) -> Row | Rows:
+        if isinstance(place, slice):
+            return Rows(self._records, self.mapping, self.path, self._root, self._places[place])
+        at = self._places[place]
+        return row_from_record(
+            self._records[at],
+            where=f"{self.path}: row {at + 1}",
+            media_root=self._root,
+            default_id=str(at),
+            mapping=self.mapping,
+        )
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[place] for place in range(len(self)))
+
+
+def open_rows(
+    source: str | Path,
+    *,
+    media_root: str | Path | None = None,
+    max_rows: int | None = None,
+    columns: str = "auto",
+) -> Rows:
+    """Open a ``.jsonl``, ``.json`` or ``.parquet`` file or a ``datasets`` folder without reading its rows.
 
     Args:
         source: the file or folder.
         media_root: folder that relative media paths start from (default: the file's own folder).
-        max_rows: stop after this many rows.
+        max_rows: leave out what follows after this many rows.
+        columns: the spelling of the columns, ``auto`` to find out.
+
+    Raises:
+        UserError: for a missing, unreadable or empty file, or columns that contradict each other.
+    """
+    path = Path(source)
+    root = Path(media_root) if media_root is not None else (path if path.is_dir() else path.parent)
+    records = open_records(path)
+    if not len(records):
+        raise UserError(f"{path}: holds no rows")
+    mapping = detect(records, str(path), columns)
+    count = len(records) if max_rows is None else min(max_rows, len(records))
+    return Rows(records, mapping, path, root, range(count))
+
+
+def read_rows(
+    source: str | Path,
+    *,
+    media_root: str | Path | None = None,
+    max_rows: int | None = None,
+    columns: str = "auto",
+) -> list[Row]:
+    """All rows of a file in memory; arguments as :func:`open_rows`.
 
     Raises:
         UserError: naming the file and the row for a missing file, bad JSON, a missing or unknown
             column, or a media file that does not exist.
     """
-    path = Path(source)
-    root = Path(media_root) if media_root is not None else (path if path.is_dir() else path.parent)
-    rows: list[Row] = []
-    for number, record in enumerate(read_records(path), start=1):
-        rows.append(
-            row_from_record(
-                record, where=f"{path}: row {number}", media_root=root, default_id=str(number - 1)
-            )
-        )
-        if max_rows is not None and len(rows) >= max_rows:
-            break
-    if not rows:
-        raise UserError(f"{path}: holds no rows")
-    return rows
+    return list(open_rows(source, media_root=media_root, max_rows=max_rows, columns=columns))
 
 
-def read_records(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the records of a file one by one, without interpreting their columns."""
-    if not path.exists():
-        siblings = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file{nearest(path.name, siblings)}")
-    if path.is_dir():
-        yield from _saved_dataset(path)
-    elif path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        yield from parquet.read_table(path).to_pylist()
-    elif path.suffix == ".json":
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, list):
-            raise UserError(f"{path}: expected a JSON array of rows, got {type(content).__name__}")
-        yield from content
-    elif path.suffix == ".jsonl":
-        yield from _json_lines(path)
-    else:
-        raise UserError(
-            f"{path}: expected .jsonl, .json, .parquet or a datasets folder, got {path.suffix or 'no suffix'!r}"
-        )
+def read_records(path: Path) -> Iterable[Mapping[str, Any]]:
+    """The records of a file one by one, without interpreting their columns."""
+    return open_records(path)
 
 
-def row_from_record(record: Mapping[str, Any], *, where: str, media_root: Path, default_id: str) -> Row:
+def row_from_record(
+    record: Mapping[str, Any],
+    *,
+    where: str,
+    media_root: Path,
+    default_id: str,
+    mapping: ColumnMapping | None = None,
+) -> Row:
     """Turn one record into a :class:`~mmalign.types.Row`; unknown columns go to ``meta``.
 
+    Args:
+        record: column -> value.
+        where: file and row, for complaints.
+        media_root: where relative media paths start.
+        default_id: the id of a record without one.
+        mapping: how columns are read; found from this record alone when ``None``.
+
     Raises:
-        UserError: when there is neither ``prompt`` nor ``messages``, or a media file is missing.
+        UserError: when there is no prompt, an answer is empty, or a media file is missing.
     """
-    prompt, completion = record.get("prompt"), _first(record, _ANSWER_COLUMNS)
-    if prompt is None and record.get("messages") is not None:
-        prompt, completion = _split_messages(record["messages"], where, completion)
-    if prompt is None:
-        columns = sorted(record)
-        hint = next((h for c in columns if (h := nearest(c, ["prompt", "messages"]))), "")
-        raise UserError(f"{where}: has no column 'prompt' or 'messages', only {columns}{hint}")
-    if isinstance(completion, str) and not completion.strip():
+    mapping = mapping or detect([record], where)
+    example = mapping.example(record, where)
+    if isinstance(example.completion, str) and not example.completion.strip():
         raise UserError(f"{where}: the answer is empty; leave the column out for a prompt without an answer")
-    media = _first(record, _MEDIA_COLUMNS)
-    items = media if isinstance(media, list | tuple) else ([] if media is None else [media])
-    extra = {name: value for name, value in record.items() if name not in _KNOWN}
+    prompt, media, chosen_media, rejected_media = row_media(record, example, where, media_root)
+    label = {"label": example.label} if example.label is not None else {}
     return Row(
-        id=str(record.get("id", default_id)),
+        id=str(default_id if record.get("id") is None else record["id"]),
         prompt=prompt,
-        media=tuple(_media_item(item, where, media_root) for item in items),
-        completion=_plain_answer(completion),
-        chosen=_plain_answer(record.get("chosen")),
-        rejected=_plain_answer(record.get("rejected")),
-        meta={
-            **extra,
-            **(record.get("meta") or {}),
-            **({"label": record["label"]} if "label" in record else {}),
-        },
+        media=media,
+        completion=example.completion,
+        chosen=example.chosen,
+        rejected=example.rejected,
+        chosen_media=chosen_media,
+        rejected_media=rejected_media,
+        meta={**mapping.extra(record), **(record.get("meta") or {}), **label},
     )
-
-
-def _media_item(item: Any, where: str, root: Path) -> Any:
-    if isinstance(item, Mapping):
-        if item.get("bytes") is not None:
-            import io
-
-            from PIL import Image
-
-            return Image.open(io.BytesIO(item["bytes"]))
-        item = item.get("path")
-    if not isinstance(item, str):
-        return item
-    path = Path(item) if Path(item).is_absolute() else root / item
-    if not path.is_file():
-        siblings = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise UserError(f"{where}: media file {path} does not exist{nearest(path.name, siblings)}")
-    return str(path)
-
-
-def _split_messages(messages: Any, where: str, completion: Any) -> tuple[Any, Any]:
-    if not isinstance(messages, list) or not all(isinstance(m, Mapping) and "role" in m for m in messages):
-        raise UserError(f"{where}: 'messages' must be a list of {{role, content}} records")
-    if messages and messages[-1]["role"] == "assistant" and completion is None:
-        return messages[:-1], messages[-1]["content"]
-    return messages, completion
-
-
-def _plain_answer(answer: Any) -> Any:
-    if (
-        isinstance(answer, list)
-        and len(answer) == 1
-        and isinstance(answer[0], Mapping)
-        and "content" in answer[0]
-    ):
-        return answer[0]["content"]
-    return answer
-
-
-def _first(record: Mapping[str, Any], names: Iterable[str]) -> Any:
-    return next((record[name] for name in names if record.get(name) is not None), None)
-
-
-def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{path}: row {number} is not valid JSON ({error.msg} at column {error.colno})"
-                ) from error
-            if not isinstance(record, dict):
-                raise UserError(f"{path}: row {number} is a {type(record).__name__}, expected a JSON object")
-            yield record
-
-
-def _saved_dataset(path: Path) -> Iterator[Mapping[str, Any]]:
-    import datasets
-
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: is a folder but not one written by datasets.save_to_disk") from error
-    if isinstance(loaded, datasets.DatasetDict):
-        raise UserError(f"{path}: holds several splits {sorted(loaded)}, name one of their folders")
-    yield from loaded

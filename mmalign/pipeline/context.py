@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign import registry
-from mmalign.data.rows import read_rows
 from mmalign.engine.atomic import write_json
 from mmalign.errors import UserError
+from mmalign.pipeline.files import split_rows
 from mmalign.pipeline.sink import StageSink
 
 if TYPE_CHECKING:
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mmalign.config.schema import RunConfig
+    from mmalign.data.rows import Rows
     from mmalign.protocols import Likelihood
     from mmalign.types import Row
 
 __all__ = ["POLICY_STAGES", "SHARED_STAGES", "RunContext"]
 
-POLICY_STAGES = ("dpo", "kto", "ppo", "grpo")
+POLICY_STAGES = ("dpo", "kto", "ppo", "grpo", "iterate")
 """Stages that end in a policy of their own, evaluated as an arm of that name."""
 
 SHARED_STAGES = ("sft", "feedback", "reward_model")
@@ -38,6 +39,7 @@ class RunContext:
 
     cfg: RunConfig
     run_dir: Path
+    _opened: dict[str, Rows] = field(default_factory=dict, repr=False)
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -139,8 +141,8 @@ class RunContext:
         )
         return model.eval()
 
-    def rows(self, split: str, n: int, kind: str = "caption", offset: int = 0) -> list[Row]:
-        """Rows of a split: from the configured file, or ``n`` rows of the world.
+    def rows(self, split: str, n: int, kind: str = "caption", offset: int = 0) -> Sequence[Row]:
+        """Rows of a split: from the configured file (read when asked for), or ``n`` rows of the world.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
@@ -155,7 +157,11 @@ class RunContext:
         if source is None:
             rows: list[Row] = self.world.rows(split, n + offset, data.seed, kind)
             return rows[offset:]
-        read = read_rows(source, media_root=data.image_root, max_rows=data.max_rows)
+        if split not in self._opened:
+            self._opened[split] = split_rows(
+                data, split, self.run_dir, write=self.accelerator.is_main_process
+            )
+        read = self._opened[split]
         if offset and len(read) <= offset:
             return read[len(read) // 2 :]
         return read[offset : offset + n]

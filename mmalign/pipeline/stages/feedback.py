@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ def feedback_file(ctx: RunContext, part: str) -> Path:
     return ctx.home(NAME) / "feedback" / f"{part}.jsonl"
 
 
-def sample_answers(ctx: RunContext, model: Any, prompts: list[Row], part: str) -> list[Row]:
+def sample_answers(ctx: RunContext, model: Any, prompts: Sequence[Row], part: str) -> list[Row]:
     """Draw ``n_samples`` answers per prompt; the draw of a chunk depends on the seed and its place only."""
     cfg = ctx.cfg.feedback
     if not isinstance(ctx.adapter, Samples):

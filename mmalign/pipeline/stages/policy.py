@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,7 +51,9 @@ def _run(ctx: RunContext, name: str, cfg: PPOConfig) -> None:
     ctx.mark_done(name, {"trainable_parameters": trainable, "parameters": total})
 
 
-def _trainer(ctx: RunContext, name: str, cfg: PPOConfig, model: nn.Module, rows: list[Row]) -> OnlineTrainer:
+def _trainer(
+    ctx: RunContext, name: str, cfg: PPOConfig, model: nn.Module, rows: Sequence[Row]
+) -> OnlineTrainer:
     reference = Reference(ctx.adapter, model, cfg.reference)
     modules: dict[str, nn.Module] = {"policy": model}
     groups = {"policy": model.parameters()}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmalign.data.pairs import Pair, labelled_answers, pairs_from_feedback, pairs_from_rows
+from mmalign.data.lazy import Joined
+from mmalign.data.pairs import Pair, labelled_answers, lazy_pairs, pairs_from_feedback, sides_of
 from mmalign.engine.atomic import write_json
 from mmalign.engine.freeze import count_parameters, freeze
 from mmalign.engine.loop import LoopState
@@ -43,8 +44,7 @@ def run_dpo(ctx: RunContext) -> None:
     def objective(model: nn.Module, reference: ScoresBatches | None) -> Callable[..., Loss]:
         return pair_objective(ctx.adapter, model, reference, settings)
 
-    needed = [row for pair in pairs for row in (pair.chosen, pair.rejected)]
-    _train(ctx, "dpo", cfg, pairs, needed, objective, with_reference=needs_reference(settings))
+    _train(ctx, "dpo", cfg, pairs, sides_of(pairs), objective, with_reference=needs_reference(settings))
 
 
 def run_kto(ctx: RunContext) -> None:
@@ -84,16 +84,16 @@ def pair_settings(cfg: DPOConfig) -> PairSettings:
         raise UserError(f"dpo: {error}") from None
 
 
-def preference_pairs(ctx: RunContext, cfg: PairsConfig, part: str) -> list[Pair]:
+def preference_pairs(ctx: RunContext, cfg: PairsConfig, part: str) -> Sequence[Pair]:
     """The pairs of a part (``train`` or ``heldout``), from rows or from labelled answers."""
     if cfg.pairs == "feedback":
-        pairs = pairs_from_feedback(labelled_rows(ctx, part))
+        pairs: Sequence[Pair] = pairs_from_feedback(labelled_rows(ctx, part))
     else:
-        pairs = pairs_from_rows(_rows(ctx, cfg, part))
+        pairs = lazy_pairs(_rows(ctx, cfg, part))
     return pairs[: cfg.n_pairs if part == "train" else cfg.n_heldout]
 
 
-def _rows(ctx: RunContext, cfg: PairsConfig, part: str) -> list[Row]:
+def _rows(ctx: RunContext, cfg: PairsConfig, part: str) -> Sequence[Row]:
     split, n = ("train", ctx.cfg.data.n_train) if part == "train" else ("validation", cfg.n_heldout)
     return ctx.rows(split, min(n, cfg.n_pairs or n) if part == "train" else n, kind="preference")
 
@@ -119,7 +119,7 @@ def _train(
     freeze(model, ctx.cfg.model.freeze)
     guard_media(ctx, model, rows)
     heldout = _heldout(ctx, cfg)
-    needed = [*rows, *(row for pair in heldout for row in (pair.chosen, pair.rejected))]
+    needed = Joined(rows, sides_of(heldout))
     reference = _reference(ctx, name, cfg, model, needed) if with_reference else None
     optimizer = make_optimizer(
         {"policy": model.parameters()}, {"policy": cfg.learning_rate}, cfg.weight_decay
@@ -136,7 +136,7 @@ def _train(
     ctx.mark_done(name, {**facts, "reference": reference.how if reference is not None else "none"})
 
 
-def _heldout(ctx: RunContext, cfg: PairsConfig) -> list[Pair]:
+def _heldout(ctx: RunContext, cfg: PairsConfig) -> Sequence[Pair]:
     """Validation pairs; a file of one's own without validation rows has none."""
     data = ctx.cfg.data
     if cfg.pairs == "data" and data.train is not None and data.validation is None:

@@ -1,0 +1,1 @@
+"""Spellings of columns: one file per dialect, each turning its records into TRL's terms."""
