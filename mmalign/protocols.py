@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Conditioned",
+    "Foresees",
     "Judge",
     "Likelihood",
     "Reward",
@@ -34,7 +35,11 @@ __all__ = [
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """Loads a policy and scores given answers under it.  Required of every modality."""
+    """Loads a policy and scores given answers under it.  Required of every modality.
+
+    An adapter with the attribute ``shares_prompts = True`` scores answers to one prompt together when they stand in
+    one batch; its score then must not depend on the neighbours of a row.
+    """
 
     name: str
 
@@ -107,6 +112,22 @@ class Tunes(Protocol):
         self, model: nn.Module, *, r: int, alpha: int, target_modules: Sequence[str] | str, seed: int
     ) -> nn.Module:
         """Return the model with LoRA attached (identity at first); only the adapter trains."""
+        ...
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """Scores answers while reading its own prediction of each step mixed with the step itself (IFT)."""
+
+    def logp_foreseen(
+        self, model: nn.Module, batch: Batch, blend: float, rng: torch.Generator | None = None
+    ) -> LogP:
+        """Log-probability ``[B, T]`` in nats of every step, where the model reads a blend of each answer step.
+
+        A first pass without gradient predicts every step greedily from the given ones before it; the second reads
+        ``(1 - blend) * E(step) + blend * E(prediction)`` in the place of each answer step (its continuous input),
+        the prompt untouched.  ``blend`` 0 equals :meth:`Likelihood.logp`.
+        """
         ...
 
 

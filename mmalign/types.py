@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Batch", "FactLabel", "LogP", "Rollout", "Row", "Segment", "StepReward"]
+__all__ = ["Batch", "FactLabel", "LogP", "Rollout", "Row", "Segment", "Speed", "StepReward"]
 
 FactLabel = Literal[-1, 0, 1]
 """-1 hallucinated, 0 not applicable (no fact of that type), +1 every fact of that type is true."""
@@ -116,6 +116,20 @@ class Rollout:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Short cuts an adapter may take; each gives the numbers of the plain path and can be switched off.
+
+    ``share_prefix``: answers to one prompt in one batch share the prompt's (and its media's) forward pass, without
+    padding.  ``cache_towers``: features of a frozen media tower are kept.  ``compact_head``: the LM head forms its
+    gradient in the forward pass and never keeps the logits.
+    """
+
+    share_prefix: bool = True
+    cache_towers: bool = True
+    compact_head: bool = True
 
 
 @dataclass(frozen=True, slots=True)

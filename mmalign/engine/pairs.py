@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import torch
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from mmalign.protocols import Likelihood
     from mmalign.types import Batch, Row
 
-__all__ = ["ScoresBatches", "kto_objective", "pair_objective", "score_rows"]
+__all__ = ["PairScore", "ScoresBatches", "kto_objective", "pair_objective", "score_pairs", "score_rows"]
+
+PairScore: TypeAlias = "tuple[Tensor, Tensor | None, Tensor]"
+"""Policy and reference log-probabilities and the mask of a batch, all ``[B, T]``."""
 
 
 class ScoresBatches(Protocol):
@@ -51,8 +54,7 @@ def pair_objective(
         raise ValueError(f"loss_type {', '.join(settings.loss_type)} needs a reference")
 
     def loss_fn(pairs: Sequence[Pair], rng: torch.Generator) -> Loss:
-        chosen = score_rows(adapter, model, reference, [pair.chosen for pair in pairs], rng)
-        rejected = score_rows(adapter, model, reference, [pair.rejected for pair in pairs], rng)
+        chosen, rejected = score_pairs(adapter, model, reference, pairs, rng)
         value, metrics = preference_loss(
             chosen[0], rejected[0], chosen[1], rejected[1], chosen[2], rejected[2], settings
         )
@@ -90,13 +92,38 @@ def kto_objective(
     return loss_fn
 
 
+def score_pairs(
+    adapter: Likelihood,
+    model: nn.Module,
+    reference: ScoresBatches | None,
+    pairs: Sequence[Pair],
+    rng: torch.Generator,
+) -> tuple[PairScore, PairScore]:
+    """:func:`score_rows` of the chosen and of the rejected answers.
+
+    An adapter with ``shares_prompts`` gets both in one batch, so that they share their prompt's forward pass.
+    """
+    chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+    if not getattr(adapter, "shares_prompts", False):
+        return (
+            score_rows(adapter, model, reference, chosen, rng),
+            score_rows(adapter, model, reference, rejected, rng),
+        )
+    logp, ref, mask = score_rows(adapter, model, reference, [*chosen, *rejected], rng)
+    n = len(pairs)
+    return (
+        (logp[:n], None if ref is None else ref[:n], mask[:n]),
+        (logp[n:], None if ref is None else ref[n:], mask[n:]),
+    )
+
+
 def score_rows(
     adapter: Likelihood,
     model: nn.Module,
     reference: ScoresBatches | None,
     rows: Sequence[Row],
     rng: torch.Generator,
-) -> tuple[Tensor, Tensor | None, Tensor]:
+) -> PairScore:
     """Policy and reference log-probabilities and the mask; leaves ``rng`` as it found it."""
     state = rng.get_state()
     batch = adapter.collate(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from mmalign.modalities.tokens.lora import attach_lora
 from mmalign.modalities.vision.adapter import VisionAdapter
-from mmalign.modalities.vision.lora import attach_lora
 
 __all__ = ["VisionAdapter", "attach_lora"]

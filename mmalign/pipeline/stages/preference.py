@@ -13,7 +13,7 @@ from mmalign.engine.atomic import write_json
 from mmalign.engine.freeze import count_parameters, freeze
 from mmalign.engine.loop import LoopState
 from mmalign.engine.optim import make_optimizer
-from mmalign.engine.pairs import ScoresBatches, kto_objective, pair_objective, score_rows
+from mmalign.engine.pairs import ScoresBatches, kto_objective, pair_objective, score_pairs
 from mmalign.engine.reference import Reference, cached_reference
 from mmalign.errors import UserError, nearest
 from mmalign.objectives.masked import masked_sum
@@ -161,11 +161,8 @@ def _margins(
     margins: list[float] = []
     for at in range(0, len(pairs), cfg.per_device_train_batch_size):
         chunk = pairs[at : at + cfg.per_device_train_batch_size]
-        scored = []
-        for rows in ([p.chosen for p in chunk], [p.rejected for p in chunk]):
-            rng = generator(ctx.cfg.seed, name, "heldout", at)
-            logp, ref, mask = score_rows(ctx.adapter, model, reference, rows, rng)
-            scored.append(masked_sum(logp if ref is None else logp - ref, mask, 1))
+        both = score_pairs(ctx.adapter, model, reference, chunk, generator(ctx.cfg.seed, name, "heldout", at))
+        scored = [masked_sum(logp if ref is None else logp - ref, mask, 1) for logp, ref, mask in both]
         margins += (cfg.beta * (scored[0] - scored[1])).tolist()
     if not margins:
         return {"n": 0}

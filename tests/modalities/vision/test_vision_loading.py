@@ -164,7 +164,7 @@ def test_empty_steps(llava: Any, llava_rows: list[Row]) -> None:
 
 
 def test_wrong_number_of_images(loaded: Any, rows: list[Row]) -> None:
-    token = loaded.adapter._encoder.image_token
+    token = loaded.adapter.processor.image_token
     written = replace(rows[0], prompt=f"{token}{token} What is it?")
     assert "shows 2 image(s) but the row carries 1" in failure(loaded.adapter.collate, [rows[1], written])
     parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
@@ -188,7 +188,7 @@ def test_placeholder_and_feature_counts_must_agree(loaded: Any, rows: list[Row])
 
 
 def test_placeholder_in_the_response(loaded: Any, rows: list[Row]) -> None:
-    token = loaded.adapter._encoder.image_token
+    token = loaded.adapter.processor.image_token
     row = replace(rows[0], completion=f"A {token} cat")
     assert "media placeholder token" in failure(loaded.adapter.collate, [row])
 

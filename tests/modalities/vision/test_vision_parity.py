@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmalign.modalities.vision import VisionAdapter, forward
+from mmalign.modalities.tokens import head
+from mmalign.modalities.vision import VisionAdapter
 from mmalign.protocols import Conditioned, Likelihood, Samples, Shows, Tunes
 from mmalign.types import LogP, Row
 
@@ -88,7 +89,7 @@ def test_chunked_head_gives_the_same_values_and_gradients(
         )
 
     whole = gradients()
-    monkeypatch.setattr(forward, "_HEAD_CHUNK", 2000)
+    monkeypatch.setattr(head, "_HEAD_CHUNK", 2000)
     chunked = gradients()
     torch.testing.assert_close(chunked[0], whole[0], atol=1e-6, rtol=0)
     torch.testing.assert_close(chunked[1], whole[1], atol=1e-6, rtol=0)
@@ -159,7 +160,7 @@ def test_prompts_are_processed_once(
     llava: Any, llava_rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llava.adapter.collate(llava_rows)
-    monkeypatch.setattr(llava.adapter._encoder, "processor", None)
+    monkeypatch.setattr(llava.adapter._encoder._source, "_processor", None)
     llava.adapter.collate(llava_rows)
 
 

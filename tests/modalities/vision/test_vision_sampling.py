@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmalign.errors import UserError
-from mmalign.modalities.vision import sampling
+from mmalign.modalities.tokens import sampling
 from mmalign.rng import generator
 from mmalign.types import Rollout, Row
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmalign.modalities.vision.segments import char_ends, segment, sentence_spans, sub_sentence_spans
+from mmalign.modalities.tokens.segments import char_ends, segment, sentence_spans, sub_sentence_spans
 from mmalign.types import Row
 
 

@@ -43,7 +43,7 @@ def messages(row: Row, image_token: str | None) -> list[dict[str, Any]]:
     return turns
 
 
-def render(processor: Any, turns: list[dict[str, Any]], row_id: str) -> str:
+def render(processor: Any, turns: Sequence[Mapping[str, Any]], row_id: str) -> str:
     """Apply the chat template up to the point where the answer begins."""
     try:
         text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
@@ -52,15 +52,19 @@ def render(processor: Any, turns: list[dict[str, Any]], row_id: str) -> str:
         raise UserError(f'row "{row_id}": the chat template refused the prompt ({error})') from error
 
 
-def answer_frame(processor: Any) -> tuple[str, str]:
+def answer_frame(processor: Any, *, parts: bool = True) -> tuple[str, str]:
     """Return what the chat template writes before and after an assistant answer.
 
     The lead is the white space some templates put between the generation prompt and the answer; the
     tail begins with the token that ends an assistant turn.  Both are empty when the template does not
-    tell (it treats finished turns differently from open ones).
+    tell (it treats finished turns differently from open ones).  ``parts``: contents are lists of typed parts (image
+    models), or plain text.
     """
-    user = {"role": "user", "content": [{"type": "text", "text": "question"}]}
-    said = {"role": "assistant", "content": [{"type": "text", "text": _SENTINEL}]}
+
+    def turn(role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+
+    user, said = turn("user", "question"), turn("assistant", _SENTINEL)
     try:
         opened = processor.apply_chat_template([user], add_generation_prompt=True, tokenize=False)
         closed = processor.apply_chat_template([user, said], add_generation_prompt=False, tokenize=False)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from mmalign.modalities.vision.sampling import Draw
-from mmalign.modalities.vision.segments import Granularity, char_ends, segment
+from mmalign.modalities.tokens.sampling import Draw
+from mmalign.modalities.tokens.segments import Granularity, char_ends, segment
 from mmalign.types import Rollout, Row
 
 __all__ = ["assemble"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from mmalign.modalities.vision.forward import body, forward_names, head_logits, positions, unwrap
+from mmalign.modalities.tokens.forward import body, forward_names, positions, unwrap
+from mmalign.modalities.tokens.head import head_logits
 
 __all__ = ["Draw", "draw_answers", "inference", "uniform_noise"]
 

@@ -9,23 +9,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from mmalign.errors import UserError, nearest
-from mmalign.modalities.vision.forward import body, unwrap
+from mmalign.modalities.tokens.forward import decoder, unwrap
 
 __all__ = ["attach_lora", "language_linears"]
-
-_LANGUAGE = ("language_model", "text_model")
 
 
 def language_linears(model: nn.Module) -> list[str]:
     """Full names of the linear layers inside the language model (no tower, no projector, no LM head)."""
-    outer, inner = unwrap(model), body(model)
-    part = next((getattr(inner, name) for name in _LANGUAGE if hasattr(inner, name)), None)
-    if part is None:
-        raise UserError(
-            f"{type(outer).__name__} has no part called {' or '.join(_LANGUAGE)}; name target_modules"
-        )
-    wanted = {id(module) for module in part.modules() if isinstance(module, nn.Linear)}
-    return [name for name, module in outer.named_modules() if id(module) in wanted]
+    wanted = {id(module) for module in decoder(model).modules() if isinstance(module, nn.Linear)}
+    return [name for name, module in unwrap(model).named_modules() if id(module) in wanted]
 
 
 def attach_lora(

@@ -1,0 +1,94 @@
+"""Whether a model's rows may share their prompts, found out once on real rows and said when they may not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.modalities.tokens.encoding import EncodedPrompt
+from mmalign.modalities.tokens.forward import answer_states, unwrap
+from mmalign.modalities.tokens.packing import (
+    NotShareable,
+    Packed,
+    pack_batch,
+    packed_states,
+    why_not_shareable,
+)
+from mmalign.types import Batch
+
+__all__ = ["SharedPrefix"]
+
+_TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-8}
+"""How far hidden states may differ from the plain path's, relative to the largest; half precision: 0.05."""
+
+_LOG = logging.getLogger("mmalign")
+
+
+class SharedPrefix:
+    """Decides between the shared-prefix and the plain forward; the first shared prompt is computed both ways.
+
+    ``reason`` is empty while sharing works, else why it does not.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._proven = False
+
+    def wanted(self, prompts: Sequence[EncodedPrompt]) -> bool:
+        """Whether a prompt occurs twice, and nothing has spoken against sharing yet."""
+        return not self.reason and len({id(prompt) for prompt in prompts}) < len(prompts)
+
+    def pack(
+        self, prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[int]]
+    ) -> tuple[Packed, Tensor]:
+        """:func:`~mmalign.modalities.tokens.packing.pack_batch`."""
+        return pack_batch(prompts, answers)
+
+    def serves(
+        self,
+        model: nn.Module,
+        packed: Packed,
+        device: torch.device,
+        plain: Callable[[Sequence[int]], Batch],
+    ) -> bool:
+        """Whether ``packed`` may be computed as it is; ``plain`` makes the padded batch of some of its rows."""
+        if self.reason:
+            return False
+        obstacle = why_not_shareable(model, packed.prompts, packed.longest)
+        if obstacle is None and not self._proven:
+            obstacle = _tried(model, packed, device, plain)
+            self._proven = obstacle is None
+        if obstacle is not None:
+            self.reason = obstacle
+            _LOG.warning(
+                "%s does not share prompts between answers: %s; the plain forward is used, with the same numbers",
+                type(unwrap(model)).__name__,
+                obstacle,
+            )
+        return obstacle is None
+
+
+@torch.no_grad()
+def _tried(
+    model: nn.Module, packed: Packed, device: torch.device, plain: Callable[[Sequence[int]], Batch]
+) -> str | None:
+    """Compute the first shared prompt both ways; the reason against sharing, or ``None``."""
+    prompts, answers = packed.rows()
+    shared = next(k for k, prompt in enumerate(prompts) if sum(p is prompt for p in prompts) > 1)
+    few = [k for k, prompt in enumerate(prompts) if prompt is prompts[shared]][:2]
+    small, mask = pack_batch([prompts[k] for k in few], [answers[k] for k in few])
+    padded = plain(few)
+    inputs = {name: value.to(device) for name, value in padded.inputs.items()}
+    expected = answer_states(model, inputs, mask.shape[1])[:, :-1][mask.to(device)].float()
+    try:
+        got = packed_states(model, small, device)[:, :-1][mask.to(device)].float()
+    except NotShareable as error:
+        return f"its attention uses {error}"
+    gap = float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0))
+    dtype = next(model.parameters()).dtype
+    if not gap <= _TOLERANCE.get(dtype, 5e-2):
+        return f"hidden states differed by {gap:.2g} when it was tried"
+    return None
