@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import mimetypes
 from pathlib import Path
 from typing import Any
 
-__all__ = ["media_digest"]
+__all__ = ["media_digest", "unreadable"]
 
 
 def media_digest(item: Any) -> str:
@@ -22,3 +23,26 @@ def media_digest(item: Any) -> str:
     else:
         digest.update(repr(item).encode())
     return digest.hexdigest()
+
+
+def unreadable(item: Any) -> str | None:
+    """What is wrong with a medium, or nothing: pictures are decoded, other files must hold something."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(item, str | Path):
+        kind = mimetypes.guess_type(str(item))[0] or ""
+        if not Path(item).stat().st_size:
+            return f"{item} is empty"
+        if not kind.startswith("image/"):
+            return None
+    elif not isinstance(item, Image.Image):
+        return None
+    try:
+        if isinstance(item, Image.Image):
+            item.load()
+        else:
+            with Image.open(item) as picture:
+                picture.load()
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        return f"{item} is no readable image ({error})"
+    return None

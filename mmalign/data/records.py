@@ -34,6 +34,10 @@ class Records(Protocol):
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]: ...
 
+    def number(self, place: int) -> int:
+        """What a complaint calls record ``place``: its line in a JSON-lines file, else ``place + 1``."""
+        ...
+
 
 def open_records(path: Path) -> Records:
     """Open a ``.jsonl``, ``.json`` or ``.parquet`` file or a folder written by ``datasets.save_to_disk``.
@@ -77,6 +81,9 @@ class _JsonLines:
     def __len__(self) -> int:
         return len(self._starts)
 
+    def number(self, place: int) -> int:
+        return self._lines[place]
+
     def __getitem__(self, place: int) -> Mapping[str, Any]:
         line = os.pread(self._file.fileno(), self._sizes[place], self._starts[place])
         where = f"{self.path}: row {self._lines[place]}"
@@ -108,6 +115,9 @@ class _JsonArray:
     def __len__(self) -> int:
         return len(self._content)
 
+    def number(self, place: int) -> int:
+        return place + 1
+
     def __getitem__(self, place: int) -> Mapping[str, Any]:
         return _record(self._content[place], f"{self.path}: row {place + 1}")
 
@@ -137,6 +147,9 @@ class _Parquet:
 
     def __len__(self) -> int:
         return self._first[-1]
+
+    def number(self, place: int) -> int:
+        return place + 1
 
     def __getitem__(self, place: int) -> Mapping[str, Any]:
         from bisect import bisect_right
@@ -173,6 +186,9 @@ class _SavedDataset:
 
     def __len__(self) -> int:
         return len(self._loaded)
+
+    def number(self, place: int) -> int:
+        return place + 1
 
     def __getitem__(self, place: int) -> Mapping[str, Any]:
         found: dict[str, Any] = self._loaded[place]

@@ -53,11 +53,15 @@ class Rows(Sequence[Row]):
         at = self._places[place]
         return row_from_record(
             self._records[at],
-            where=f"{self.path}: row {at + 1}",
+            where=f"{self.path}: row {self._records.number(at)}",
             media_root=self._root,
             default_id=str(at),
             mapping=self.mapping,
         )
+
+    def number(self, place: int) -> int:
+        """What complaints call row ``place``: its line or its place in the file, from 1."""
+        return self._records.number(self._places[place])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[place] for place in range(len(self)))
@@ -86,7 +90,7 @@ def open_rows(
     records = open_records(path)
     if not len(records):
         raise UserError(f"{path}: holds no rows")
-    mapping = detect(records, str(path), columns)
+    mapping = detect(_readable(records), str(path), columns)
     count = len(records) if max_rows is None else min(max_rows, len(records))
     return Rows(records, mapping, path, root, range(count))
 
@@ -149,3 +153,12 @@ def row_from_record(
         rejected_media=rejected_media,
         meta={**mapping.extra(record), **(record.get("meta") or {}), **label},
     )
+
+
+def _readable(records: Records) -> Iterator[Mapping[str, Any]]:
+    """The records that can be read; one that cannot complains when it is asked for as a row."""
+    for place in range(len(records)):
+        try:
+            yield records[place]
+        except UserError:
+            continue
