@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("report", "write report.html from the files of a run"),
     "compare": ("compare", "compare two runs, paired by sample"),
     "claims": ("claims", "list claims or run one: a paper's statement as an experiment"),
+    "bench": ("bench", "time mmalign against TRL on the same numbers: bench list, bench NAME [--quick]"),
+    "data": ("data", "check a file of rows: data check FILE [--against FILE ...]"),
     "list": ("listing", "modalities, rewards, tasks, judges, ...; failed plug-ins and why"),
     "doctor": ("doctor", "versions, device, missing extras and how to install them"),
     "new": ("new", "write a plug-in package: new modality NAME, new reward NAME"),
