@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from mmalign.types import Batch, LogP, Rollout, Row, StepReward
+    from mmalign.types import Batch, LogP, Rollout, Row, Speed, StepReward
 
 __all__ = [
+    "ComparesAnswers",
     "Conditioned",
     "Foresees",
     "Judge",
@@ -27,6 +28,7 @@ __all__ = [
     "RewardTrainer",
     "Samples",
     "Shows",
+    "TakesShortCuts",
     "Task",
     "Tracker",
     "Tunes",
@@ -132,6 +134,14 @@ class Foresees(Protocol):
 
 
 @runtime_checkable
+class TakesShortCuts(Protocol):
+    """Has switches for its short cuts (section ``speed`` of the configuration)."""
+
+    speed: Speed
+    """Which short cuts are taken; each gives the numbers of the plain path."""
+
+
+@runtime_checkable
 class Shows(Protocol):
     """Pictures an input or an output for the report."""
 
@@ -182,6 +192,26 @@ class RewardTrainer(Protocol):
 
     def baseline(self, rows: Sequence[Row]) -> Mapping[str, float]:
         """What the start policy earns on average, per feedback type."""
+        ...
+
+
+@runtime_checkable
+class ComparesAnswers(Protocol):
+    """A :class:`RewardTrainer` that learns from ranked answers instead of labelled segments.
+
+    Its ``measure`` and ``baseline`` are given rankings in the place of rows, and its model's ``loss`` takes rankings.
+    """
+
+    def rankings(self, rows: Sequence[Row], cfg: Any, *, part: str, seed: int) -> list[Any]:
+        """Ranked answers of ``part`` (``train`` or ``heldout``), from labelled answers or rows with candidates."""
+        ...
+
+    def prepare(self, model: Any, rankings: Sequence[Any], cfg: Any) -> None:
+        """Called once before training, with the training rankings."""
+        ...
+
+    def settle(self, model: Any, rankings: Sequence[Any]) -> None:
+        """Called once after training, before the model is measured and saved."""
         ...
 
 

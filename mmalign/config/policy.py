@@ -84,6 +84,8 @@ class PPOConfig(Section):
     """What group advantages are divided by: the group's standard deviation, the batch's, or nothing."""
     reference: Literal["adapter_off", "copy", "cache", "auto"] = "auto"
     """Where the reference comes from; ``auto`` is ``adapter_off`` with LoRA and ``copy`` without."""
+    reuse_sampling_logp: Bool = True
+    """Take old log-probabilities from the sampler where no critic needs the forward pass (float32 only)."""
     save_steps: PositiveCount = 10
     """Write a checkpoint every so many steps."""
 

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from mmalign.config.fields import Bool, Count, Int, NonNegative, PositiveCount, Section
+from mmalign.config.iterate import IterateConfig
 from mmalign.config.policy import GRPOConfig, PPOConfig
 from mmalign.config.preference import DPOConfig, KTOConfig
 from mmalign.config.sections import (
@@ -28,6 +29,7 @@ __all__ = [
     "FeedbackConfig",
     "GRPOConfig",
     "GuardConfig",
+    "IterateConfig",
     "KTOConfig",
     "ModelConfig",
     "PPOConfig",
@@ -36,6 +38,7 @@ __all__ = [
     "RewardModelConfig",
     "RunConfig",
     "SFTConfig",
+    "SpeedConfig",
 ]
 
 
@@ -80,6 +83,17 @@ class GuardConfig(Section):
     """Rows the check looks at."""
 
 
+class SpeedConfig(Section):
+    """Short cuts that give the numbers of the plain path (to 1e-5); docs/speed.md says what each brings."""
+
+    share_prefix: Bool = True
+    """Answers to one prompt in one batch share the prompt's forward pass, without padding."""
+    cache_towers: Bool = True
+    """Keep the features of a frozen media tower; off by itself where the tower trains or carries an adapter."""
+    compact_head: Bool = True
+    """Form the LM head's gradient in the forward pass and never keep the logits."""
+
+
 class RunConfig(Section):
     """A recipe: which stages run, and everything they need to know."""
 
@@ -115,11 +129,15 @@ class RunConfig(Section):
     """Stage ``ppo``."""
     grpo: GRPOConfig = GRPOConfig()
     """Stage ``grpo``."""
+    iterate: IterateConfig = IterateConfig()
+    """Stage ``iterate``."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Tasks."""
     report: ReportConfig = ReportConfig()
     """The HTML report."""
     guard: GuardConfig = GuardConfig()
     """The check that the model uses its media."""
+    speed: SpeedConfig = SpeedConfig()
+    """Short cuts."""
     report_to: tuple[str, ...] = ()
     """Trackers beside ``metrics.jsonl``: tensorboard, wandb, trackio."""

@@ -32,8 +32,8 @@ __all__ = ["Experience", "Scored", "make_experience", "rollout_metrics"]
 class Scored:
     """A rollout under the policy that sampled it, its reference and its critic; all ``[B, T]``.
 
-    ``logp_old`` comes from the training forward (not from the sampler), ``values`` are zero for
-    algorithms without a critic.
+    ``logp_old`` comes from the training forward, or from the sampler (``reuse_sampling_logp``, no critic);
+    ``values`` are zero for algorithms without a critic.
     """
 
     rows: tuple[Row, ...]

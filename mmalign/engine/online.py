@@ -22,7 +22,7 @@ from mmalign.errors import UserError
 from mmalign.objectives.kl import adaptive_kl_coef
 from mmalign.protocols import Likelihood, Samples
 from mmalign.rng import generator
-from mmalign.types import Rollout, Row, StepReward
+from mmalign.types import Batch, LogP, Rollout, Row, StepReward
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -135,13 +135,7 @@ class OnlineTrainer:
         columns: dict[str, list[Tensor]] = {"logp": [], "ref": [], "values": [], "entropy": []}
         for start in range(0, len(rollout), size):
             batch = self.adapter.collate(rollout.rows[start : start + size])
-            now = self.adapter.logp(
-                self.model,
-                batch,
-                temperature=self.cfg.temperature,
-                entropy=True,
-                hidden=self.critic is not None,
-            )
+            now = self._now(rollout, batch, start)
             columns["logp"].append(_pad(now.values, width))
             columns["ref"].append(_pad(self.reference.logp(batch, temperature=self.cfg.temperature), width))
             columns["entropy"].append(_pad(now.entropy, width))
@@ -160,6 +154,19 @@ class OnlineTrainer:
             reward=reward,
         )
 
+    def _now(self, rollout: Rollout, batch: Batch, start: int) -> LogP:
+        """The policy's own score of its answers; from the sampler where that is configured and enough.
+
+        Then the entropy is its one-sample estimate, minus the log-probability of the step taken.
+        """
+        exact = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
+        if self.cfg.reuse_sampling_logp and self.critic is None and exact:
+            values = rollout.logp[start : start + len(batch), : batch.mask.shape[1]].to(batch.mask.device)
+            return LogP(values, batch.mask, entropy=-values)
+        return self.adapter.logp(
+            self.model, batch, temperature=self.cfg.temperature, entropy=True, hidden=self.critic is not None
+        )
+
     def _update(self, experience: Experience, step: int) -> dict[str, float]:
         """Epochs over minibatches; stops early when the update moved further than ``kl_stop``."""
         sums: dict[str, float] = {}
@@ -170,7 +177,10 @@ class OnlineTrainer:
             order = torch.randperm(len(experience.rows), generator=rng).tolist()
             size = -(-len(order) // self.cfg.num_minibatches)
             for start in range(0, len(order), size):
-                metrics = self._minibatch(experience, order[start : start + size], step, warming)
+                index = order[start : start + size]
+                if self.cfg.num_generations > 1:
+                    index = sorted(index)  # answers to one prompt side by side: they share its forward pass
+                metrics = self._minibatch(experience, index, step, warming)
                 count += 1
                 for name, value in metrics.items():
                     sums[name] = sums.get(name, 0.0) + value

@@ -14,6 +14,8 @@ from mmalign.engine.atomic import write_json
 from mmalign.errors import UserError
 from mmalign.pipeline.files import split_rows
 from mmalign.pipeline.sink import StageSink
+from mmalign.protocols import TakesShortCuts
+from mmalign.types import Speed
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,6 +54,8 @@ class RunContext:
     def adapter(self) -> Likelihood:
         """The modality's adapter."""
         made: Likelihood = registry.load("modalities", self.cfg.modality)()
+        if isinstance(made, TakesShortCuts):
+            made.speed = Speed(**self.cfg.speed.model_dump())
         return made
 
     @cached_property

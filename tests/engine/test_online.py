@@ -156,3 +156,22 @@ def test_a_surrogate_score_is_refused() -> None:
     trainer.adapter.logp = lambda *a, **k: replace(honest(*a, **k), surrogate=True)  # type: ignore[method-assign]
     with pytest.raises(UserError, match="surrogate"):
         trainer.step(1)
+
+
+def test_sampling_logps_serve_as_old_ones() -> None:
+    """With the switch off the old log-probabilities come from a forward pass of their own; same run to 1e-5."""
+    settings = {
+        "advantage": "grpo",
+        "num_generations": 4,
+        "num_ppo_epochs": 2,
+        "kl_placement": "loss",
+        "kl_estimator": "k3",
+    }
+    runs = []
+    for reuse in (True, False):
+        trainer = make_trainer(ppo_settings(max_steps=4, reuse_sampling_logp=reuse, **settings))
+        runs.append([trainer.step(step) for step in range(1, 5)])
+    for reused, scored in zip(*runs, strict=True):
+        for name in ("loss", "grad_norm", "kl", "rewards/mean", "approx_kl"):
+            assert reused[name] == pytest.approx(scored[name], rel=1e-5, abs=1e-6), name
+        assert reused["entropy"] > 0
