@@ -39,6 +39,8 @@ class TokenAdapter(ABC):
         granularity: what a segment is, a ``sentence`` or a ``sub_sentence``.
         sample_batch: how many answers are drawn at once.
         cache_bytes: memory for processed prompts (token ids and media tensors).
+        forbid_placeholders: media placeholder tokens get probability zero, when sampling and when scoring (an
+            answer that holds one could not be read back); false scores as TRL does.
         speed: which short cuts are taken; each gives the numbers of the plain path.
     """
 
@@ -53,6 +55,7 @@ class TokenAdapter(ABC):
         granularity: Granularity = "sentence",
         sample_batch: int = 256,
         cache_bytes: int = 256 * 2**20,
+        forbid_placeholders: bool = True,
         speed: Speed | None = None,
     ) -> None:
         for value, known in ((padding_side, ("left", "right")), (granularity, ("sentence", "sub_sentence"))):
@@ -62,6 +65,7 @@ class TokenAdapter(ABC):
         self.granularity: Granularity = granularity
         self.sample_batch = sample_batch
         self.cache_bytes = cache_bytes
+        self.forbid_placeholders = forbid_placeholders
         self.speed = speed if speed is not None else Speed()
         self.sharing = SharedPrefix()
         self.towers = TowerCache()
@@ -91,9 +95,11 @@ class TokenAdapter(ABC):
         source = self._source(model, processor)
         self._processor = processor
         self._encoder = RowEncoder(source, stop_ids(model, source.tokenizer), self.cache_bytes)
-        self._forbidden = torch.tensor(placeholder_ids(model), dtype=torch.long)
+        self._forbidden = None
+        if self.forbid_placeholders:
+            self._forbidden = torch.tensor(placeholder_ids(model), dtype=torch.long)
+            suppress_placeholders(model)
         self.sharing = SharedPrefix()
-        suppress_placeholders(model)
 
     def save(self, model: nn.Module, folder: Path, *, merge: bool = False) -> None:
         """Write weights and processor for ``from_pretrained``; LoRA is written as an adapter or merged."""

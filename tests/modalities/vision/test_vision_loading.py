@@ -244,3 +244,16 @@ def test_same_rows_from_two_adapters(families: Any) -> None:
     one, two = load(families["internvl"]), load(families["internvl"])
     rows = make_rows(one.family)
     assert torch.equal(scores(one.adapter, one.model, rows), scores(two.adapter, two.model, rows))
+
+
+def test_placeholders_may_be_scored_as_trl_does(families: Any, llava_rows: list[Row]) -> None:
+    adapter = VisionAdapter(forbid_placeholders=False)
+    model = adapter.load(str(families["llava"].folder))
+    batch = adapter.collate(llava_rows[:1])
+    inputs = {name: value for name, value in batch.inputs.items() if name != "start"}
+    start, steps = int(batch.inputs["start"][0]), batch.mask.shape[1]
+    with torch.no_grad():
+        whole = torch.log_softmax(model(**inputs).logits.float(), -1)[0, start - 1 : start + steps - 1]
+        got = adapter.logp(model, batch).values[0]
+    expected = whole.gather(-1, inputs["input_ids"][0, start:][:, None])[:, 0]
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
