@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from mmalign.config.constraint import ConstraintConfig
 from mmalign.config.fields import Bool, Count, Int, NonNegative, PositiveCount, Section
 from mmalign.config.iterate import IterateConfig
 from mmalign.config.policy import GRPOConfig, PPOConfig
@@ -23,6 +24,7 @@ from mmalign.config.sections import (
 )
 
 __all__ = [
+    "ConstraintConfig",
     "DPOConfig",
     "DataConfig",
     "EvaluateConfig",
@@ -129,6 +131,8 @@ class RunConfig(Section):
     """Stage ``ppo``."""
     grpo: GRPOConfig = GRPOConfig()
     """Stage ``grpo``."""
+    constraint: ConstraintConfig = ConstraintConfig()
+    """A bound on a cost, for stages ``ppo`` and ``grpo``."""
     iterate: IterateConfig = IterateConfig()
     """Stage ``iterate``."""
     evaluate: EvaluateConfig = EvaluateConfig()

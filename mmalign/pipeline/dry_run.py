@@ -77,6 +77,9 @@ def shrunk(cfg: RunConfig) -> RunConfig:
             "kto": cfg.kto.model_copy(update={**few, "max_steps": 1, "n_pairs": _ROWS, "n_heldout": _ROWS}),
             "ppo": _one_step(cfg.ppo),
             "grpo": _one_step(cfg.grpo),
+            "iterate": cfg.iterate.model_copy(
+                update={**few, "iterations": 1, "updates": 1, "prompts": _ROWS, "n_heldout": _ROWS}
+            ),
             "guard": cfg.guard.model_copy(update={"n_rows": _ROWS}),
             "report_to": (),
         }
@@ -112,6 +115,10 @@ def _answers(cfg: RunConfig, stage: str) -> int:
     if stage in ("reward_model", "dpo", "kto"):
         section = getattr(cfg, stage)
         return int(section.max_steps * section.per_device_train_batch_size)
+    if stage == "iterate":
+        loop = cfg.iterate
+        drawn = loop.iterations * loop.prompts * loop.num_generations
+        return loop.max_steps * loop.per_device_train_batch_size + drawn
     online = cfg.ppo if stage == "ppo" else cfg.grpo
     return online.max_steps * online.rollout_batch_size * online.num_generations
 

@@ -16,6 +16,7 @@ from mmalign.pipeline.progress import step_progress
 if TYPE_CHECKING:
     from torch import nn
 
+    from mmalign.config.iterate import IterateConfig
     from mmalign.config.preference import PairsConfig
     from mmalign.config.schema import PPOConfig, RewardModelConfig, SFTConfig
     from mmalign.engine.step import Loss
@@ -67,7 +68,7 @@ def run_training(
     name: str,
     step: Callable[[int], Mapping[str, float]],
     state: LoopState,
-    cfg: SFTConfig | RewardModelConfig | PairsConfig | PPOConfig,
+    cfg: SFTConfig | RewardModelConfig | PairsConfig | PPOConfig | IterateConfig,
     *,
     title: str,
     show: tuple[str, ...] = ("loss",),

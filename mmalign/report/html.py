@@ -26,6 +26,7 @@ _STAGES = {
     "grpo": "GRPO",
     "rloo": "RLOO",
     "dpo": "DPO",
+    "iterate": "Iterative loop",
 }
 
 

@@ -54,7 +54,7 @@ def toy_rows(n: int, seed: int = 0) -> list[Row]:
 
 
 class ToyAdapter:
-    """Likelihood, Samples, Conditioned, Tunes and Shows over :class:`ToyPolicy`."""
+    """Likelihood, Samples, Conditioned, Foresees, Tunes and Shows over :class:`ToyPolicy`."""
 
     name = "toy"
 
@@ -130,6 +130,24 @@ class ToyAdapter:
             entropy=torch.where(mask, -(scores.exp() * scores).sum(-1), 0.0) if entropy else None,
             hidden=states[rows, at] if hidden else None,
         )
+
+    def logp_foreseen(
+        self, model: nn.Module, batch: Batch, blend: float, rng: torch.Generator | None = None
+    ) -> LogP:
+        """:meth:`logp` with each answer token blended with the model's greedy prediction of it."""
+        device = next(model.parameters()).device
+        inputs = {name: value.to(device) for name, value in batch.inputs.items()}
+        tokens, mask, media = inputs["tokens"], batch.mask.to(device), _typed(inputs["media"], model)
+        with torch.no_grad():
+            predicted = model(tokens, media)[1].argmax(-1)
+        shifted = torch.cat([tokens[:, :1], predicted[:, :-1]], 1)
+        place = torch.arange(tokens.shape[1], device=device)[None]
+        foreseen = torch.where(place > inputs["start"][:, None], shifted, tokens)
+        logits = model(tokens, media, foreseen=foreseen, blend=blend)[1]
+        at = inputs["start"][:, None] + torch.arange(mask.shape[1], device=device)
+        scores = torch.log_softmax(logits.gather(1, _columns(at, logits)), dim=-1)
+        values = scores.gather(-1, inputs["steps"][..., None]).squeeze(-1)
+        return LogP(values=torch.where(mask, values, 0.0), mask=mask)
 
     @torch.no_grad()
     def sample(
@@ -226,6 +244,10 @@ def _answer_tokens(row: Row) -> list[int]:
 def _media(rows: Sequence[Row]) -> Tensor:
     vectors = [row.media[0] if row.media else np.zeros(MEDIA_SIZE) for row in rows]
     return torch.tensor(np.stack(vectors), dtype=torch.float32)
+
+
+def _columns(at: Tensor, logits: Tensor) -> Tensor:
+    return at.clamp(max=logits.shape[1] - 1)[..., None].expand(-1, -1, logits.shape[-1])
 
 
 def _typed(media: Tensor, model: nn.Module) -> Tensor:

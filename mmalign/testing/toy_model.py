@@ -32,9 +32,16 @@ class ToyPolicy(nn.Module):
                 weight.copy_(torch.randn(weight.shape, generator=rng) * (0.4 if weight.dim() > 1 else 0.1))
 
     def forward(
-        self, tokens: Tensor, media: Tensor | None = None, state: Tensor | None = None
+        self,
+        tokens: Tensor,
+        media: Tensor | None = None,
+        state: Tensor | None = None,
+        foreseen: Tensor | None = None,
+        blend: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Run over ``tokens`` ``[B, L]`` from a media vector ``[B, 4]`` or a state ``[B, H]``.
+
+        Where ``foreseen`` ``[B, L]`` is given, a share ``blend`` of each token's embedding is that of ``foreseen``.
 
         Returns:
             Hidden states ``[B, L, H]`` after every token and the logits ``[B, L, V]`` read from them.
@@ -42,5 +49,8 @@ class ToyPolicy(nn.Module):
         if state is None:
             assert media is not None
             state = torch.tanh(self.see(media))
-        hidden, _ = self.cell(self.embed(tokens), state[None].contiguous())
+        read = self.embed(tokens)
+        if foreseen is not None:
+            read = (1 - blend) * read + blend * self.embed(foreseen)
+        hidden, _ = self.cell(read, state[None].contiguous())
         return hidden, self.read(hidden)

@@ -1,0 +1,1 @@
+"""One loop for the iterative methods: collect, label, select, update, evaluate."""

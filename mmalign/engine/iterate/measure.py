@@ -1,0 +1,65 @@
+"""Where the policy stands: reward, distance from the start and length of its answers to held-out prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.engine.iterate.collect import Drawing, draw, sequence_logps
+from mmalign.protocols import Samples
+
+if TYPE_CHECKING:
+    from mmalign.engine.iterate.snapshot import Snapshot
+    from mmalign.types import Rollout, Row
+
+__all__ = ["measured"]
+
+
+def measured(
+    how: Drawing,
+    model: nn.Module,
+    initial: Snapshot,
+    rows: Sequence[Row],
+    totals: Callable[[Rollout], Tensor] | None,
+    names: tuple[str | int, ...],
+) -> dict[str, float]:
+    """One answer per row; a modality that cannot sample is measured on the rows' own answers (``nll`` alone).
+
+    Returns:
+        ``kl`` (nats per answer, a sample estimate of KL(policy || start)), ``completion_length`` (steps), ``finished``
+        (share), ``rewards/mean`` where there is a reward, and ``nll`` per step of the rows' own answers where they
+        have some.
+    """
+    found: dict[str, float] = {}
+    if isinstance(how.adapter, Samples):
+        rollouts = draw(how, model, rows, 1, names)
+        answers = [row for rollout in rollouts for row in rollout.rows]
+        now = sequence_logps(how.adapter, model, answers, how.chunk)
+        with initial.installed(model):
+            then = sequence_logps(how.adapter, model, answers, how.chunk)
+        steps = torch.cat([rollout.mask.sum(1) for rollout in rollouts])
+        found["kl"] = float((now - then).mean())
+        found["completion_length"] = float(steps.float().mean())
+        found["finished"] = float(torch.cat([rollout.finished for rollout in rollouts]).float().mean())
+        if totals is not None:
+            found["rewards/mean"] = float(torch.cat([totals(rollout) for rollout in rollouts]).mean())
+    own = [row for row in rows if row.completion is not None]
+    if own:
+        found["nll"] = _nll(how, model, own)
+    return found
+
+
+@torch.no_grad()
+def _nll(how: Drawing, model: nn.Module, rows: Sequence[Row]) -> float:
+    from mmalign.protocols import Likelihood
+
+    assert isinstance(how.adapter, Likelihood)
+    total, steps = 0.0, 0
+    for start in range(0, len(rows), how.chunk):
+        scored = how.adapter.logp(model, how.adapter.collate(rows[start : start + how.chunk]))
+        total -= float(torch.where(scored.mask, scored.values, 0.0).sum())
+        steps += int(scored.mask.sum())
+    return total / max(1, steps)
