@@ -16,6 +16,7 @@ from mmalign.objectives.advantage import (
     group_advantage,
     rloo_advantage,
 )
+from mmalign.objectives.constrained import combine_with_cost
 from mmalign.objectives.kl import kl_penalty
 from mmalign.objectives.masked import masked_mean, masked_whiten
 
@@ -45,6 +46,8 @@ class Scored:
     values: Tensor
     entropy: Tensor
     reward: StepReward
+    cost: StepReward | None = None
+    cost_values: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,31 +61,54 @@ class Experience:
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    cost_values: Tensor | None = None
+    cost_returns: Tensor | None = None
 
 
 def make_experience(
-    scored: Scored, cfg: PPOConfig, kl_coef: float, accelerator: Accelerator | None = None
+    scored: Scored,
+    cfg: PPOConfig,
+    kl_coef: float,
+    accelerator: Accelerator | None = None,
+    multiplier: float = 0.0,
 ) -> Experience:
     """Add the KL penalty to the rewards and estimate advantages.
 
     The KL term is part of the reward (``kl_placement="reward"``) or of the loss; GAE returns are
     made before advantages are whitened; whitening uses the statistics of the global batch.
+
+    Where the rollout has a cost, the advantages are those of ``(reward - multiplier * cost) / (1 + multiplier)``.
+    The cost takes the KL penalty with the other sign, so that its weight stays ``kl_coef`` at any multiplier.
     """
-    rewards = scored.reward.per_step
+    rewards, costs = scored.reward.per_step, None if scored.cost is None else scored.cost.per_step
     if cfg.kl_placement == "reward":
-        penalty = kl_penalty(scored.logp_old, scored.logp_ref, cfg.kl_estimator, scored.mask)
-        rewards = rewards - kl_coef * penalty
+        penalty = kl_coef * kl_penalty(scored.logp_old, scored.logp_ref, cfg.kl_estimator, scored.mask)
+        rewards = rewards - penalty
+        costs = None if costs is None else costs + penalty
     if cfg.whiten_rewards:
         rewards = _whiten(rewards, scored.mask, accelerator, shift_mean=False)
+    cost_returns = None
     if cfg.advantage == "gae":
         advantages, returns = gae(rewards, scored.values, scored.mask, cfg.gamma, cfg.lam)
+        if costs is not None and scored.cost_values is not None:
+            harm, cost_returns = gae(costs, scored.cost_values, scored.mask, cfg.gamma, cfg.lam)
+            advantages = combine_with_cost(advantages, harm, multiplier)
     else:
+        rewards = rewards if costs is None else combine_with_cost(rewards, costs, multiplier)
         advantages = _group_advantages(rewards, scored, cfg)
         returns = advantages + scored.values
     if cfg.whiten_advantages and cfg.advantage == "gae":
         advantages = _whiten(advantages, scored.mask, accelerator, shift_mean=True)
     return Experience(
-        scored.rows, scored.mask, scored.logp_old, scored.logp_ref, scored.values, advantages, returns
+        scored.rows,
+        scored.mask,
+        scored.logp_old,
+        scored.logp_ref,
+        scored.values,
+        advantages,
+        returns,
+        scored.cost_values,
+        cost_returns,
     )
 
 
@@ -125,4 +151,6 @@ def rollout_metrics(scored: Scored, kl_coef: float) -> dict[str, Tensor]:
         metrics["frac_reward_zero_std"] = zero_std.float().expand(len(scored.rows))
     for name, part in scored.reward.parts.items():
         metrics[f"rewards/{name}"] = part.sum(-1)
+    if scored.cost is not None:
+        metrics["cost/mean"] = scored.cost.per_step.sum(-1)
     return metrics

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mmalign.engine.constraint import Constraint
 from mmalign.engine.experience import Experience, Scored, make_experience, rollout_metrics
 from mmalign.engine.loop import LoopState
 from mmalign.engine.optim import learning_rate_factor, set_learning_rates
@@ -62,6 +63,7 @@ class OnlineTrainer:
         cfg: the PPO/GRPO section of the configuration.
         state: modules and optimiser that a checkpoint holds.
         kl: the KL coefficient (also one of the state's counters).
+        constraint: a bound on a cost, with its multiplier (also a counter) and its critic; ``None`` for no bound.
     """
 
     adapter: Likelihood
@@ -76,6 +78,7 @@ class OnlineTrainer:
     name: str
     seed: int
     accelerator: Accelerator | None = None
+    constraint: Constraint | None = None
     last_rollout: Scored | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +100,11 @@ class OnlineTrainer:
         self.last_rollout = scored
         metrics = self._mean(rollout_metrics(scored, self.kl.value))
         metrics["kl_coef"] = self.kl.value
-        experience = make_experience(scored, self.cfg, self.kl.value, self.accelerator)
+        multiplier = 0.0
+        if self.constraint is not None:
+            self.constraint.update(metrics["cost/mean"], step)
+            metrics["lambda"] = multiplier = self.constraint.multiplier.value
+        experience = make_experience(scored, self.cfg, self.kl.value, self.accelerator, multiplier)
         metrics |= self._update(experience, step)
         if self.cfg.kl_target is not None:
             n = self.cfg.rollout_batch_size * self.cfg.num_generations
@@ -120,27 +127,36 @@ class OnlineTrainer:
             temperature=self.cfg.temperature,
             max_steps=self.cfg.max_completion_length,
         )
-        reward = self.reward(rollout)
-        bad = (~torch.isfinite(reward.per_step)).any(-1).nonzero().flatten().tolist()
+        reward, cost = self._finite("reward", self.reward(rollout), rollout, step), None
+        if self.constraint is not None:
+            rng = generator(self.seed, self.name, "cost", step, first)
+            cost = self._finite("cost", self.constraint.costs(rollout, rng), rollout, step)
+        return self._score(rollout, reward, cost)
+
+    def _finite(self, what: str, made: StepReward, rollout: Rollout, step: int) -> StepReward:
+        bad = (~torch.isfinite(made.per_step)).any(-1).nonzero().flatten().tolist()
         if bad:
             raise UserError(
-                f"stage {self.name}, step {step}: the reward of row {rollout.rows[bad[0]].id!r} is not finite; "
+                f"stage {self.name}, step {step}: the {what} of row {rollout.rows[bad[0]].id!r} is not finite; "
                 "no update was made and the last checkpoint is intact"
             )
-        return self._score(rollout, reward)
+        return made
 
     @torch.no_grad()
-    def _score(self, rollout: Rollout, reward: StepReward) -> Scored:
+    def _score(self, rollout: Rollout, reward: StepReward, cost: StepReward | None) -> Scored:
         size, width = self.cfg.per_device_train_batch_size, rollout.mask.shape[1]
-        columns: dict[str, list[Tensor]] = {"logp": [], "ref": [], "values": [], "entropy": []}
+        names = ("logp", "ref", "values", "cost_values", "entropy")
+        columns: dict[str, list[Tensor]] = {name: [] for name in names}
+        critics = {"values": self.critic, "cost_values": self._cost_critic()}
         for start in range(0, len(rollout), size):
             batch = self.adapter.collate(rollout.rows[start : start + size])
             now = self._now(rollout, batch, start)
             columns["logp"].append(_pad(now.values, width))
             columns["ref"].append(_pad(self.reference.logp(batch, temperature=self.cfg.temperature), width))
             columns["entropy"].append(_pad(now.entropy, width))
-            values = self.critic(now.hidden) if self.critic is not None else torch.zeros_like(now.values)
-            columns["values"].append(_pad(values, width))
+            for name, critic in critics.items():
+                values = critic(now.hidden) if critic is not None else torch.zeros_like(now.values)
+                columns[name].append(_pad(values, width))
         joined = {name: torch.cat(parts) * rollout.mask for name, parts in columns.items()}
         return Scored(
             rows=rollout.rows,
@@ -152,7 +168,12 @@ class OnlineTrainer:
             values=joined["values"],
             entropy=joined["entropy"],
             reward=reward,
+            cost=cost,
+            cost_values=None if cost is None else joined["cost_values"],
         )
+
+    def _cost_critic(self) -> Critic | None:
+        return None if self.constraint is None else self.constraint.critic
 
     def _now(self, rollout: Rollout, batch: Batch, start: int) -> LogP:
         """The policy's own score of its answers; from the sampler where that is configured and enough.
@@ -202,6 +223,7 @@ class OnlineTrainer:
                 self.cfg,
                 self.kl.value,
                 critic_only=warming,
+                cost_critic=self._cost_critic(),
             )
 
         return optimisation_step(

@@ -34,6 +34,7 @@ def policy_update_loss(
     kl_coef: float,
     *,
     critic_only: bool = False,
+    cost_critic: Critic | None = None,
 ) -> Loss:
     """Clipped policy loss, plus value loss, KL in the loss and entropy bonus where configured.
 
@@ -41,6 +42,7 @@ def policy_update_loss(
         data: the process's experience.
         index: the samples of this micro-batch.
         critic_only: warm-up: the value loss alone.
+        cost_critic: the critic of a bounded cost, trained like the reward's.
 
     Returns:
         A loss whose weight makes the means over micro-batches and processes exact for ``loss_type``.
@@ -61,12 +63,18 @@ def policy_update_loss(
     total, report = _policy_terms(scored, part, cfg, kl_coef)
     if critic_only:
         total = torch.zeros_like(total)
-    if critic is not None and scored.hidden is not None:
-        value, value_metrics = ppo_value_loss(
-            critic(scored.hidden), part["values"], part["returns"], scored.mask, cfg.cliprange_value
-        )
-        total = total + cfg.vf_coef * value
-        report |= {"value_loss": value.detach(), **value_metrics}
+    for name, net in (("", critic), ("cost_", cost_critic)):
+        if net is not None and scored.hidden is not None:
+            value, value_metrics = ppo_value_loss(
+                net(scored.hidden),
+                part[f"{name}values"],
+                part[f"{name}returns"],
+                scored.mask,
+                cfg.cliprange_value,
+            )
+            total = total + cfg.vf_coef * value
+            report |= {f"{name}value_loss": value.detach()}
+            report |= {f"cost/{key}" if name else key: number for key, number in value_metrics.items()}
     weight = float(scored.mask.sum()) if cfg.loss_type in ("dapo", "bnpo") else float(len(index))
     return Loss(total, weight, report)
 
@@ -74,8 +82,9 @@ def policy_update_loss(
 def _taken(data: Experience, index: Sequence[int], width: int) -> dict[str, Tensor]:
     """The samples ``index`` of every tensor, cut to the micro-batch's own width."""
     rows = torch.tensor(list(index), device=data.mask.device)
-    names = ("logp_old", "logp_ref", "advantages", "values", "returns")
-    return {name: getattr(data, name)[rows, :width] for name in names}
+    names = ("logp_old", "logp_ref", "advantages", "values", "returns", "cost_values", "cost_returns")
+    found = {name: getattr(data, name) for name in names}
+    return {name: tensor[rows, :width] for name, tensor in found.items() if tensor is not None}
 
 
 def _policy_terms(

@@ -21,8 +21,8 @@ def multiplier_step(
     The step is the gradient of ``l (J_C - d)`` with respect to ``ln l``: the multiplier stays positive, rises while the
     mean cost is above its limit and falls below it.
 
-    *Reference:* Dai et al., Safe RLHF (2023, arXiv:2310.12773), multiplier in log space. *Differs from paper:* ``J_C`` is the mean
-    of this step's answers, not of a moving window; the limit ``d`` is subtracted here instead of in the cost.
+    *Reference:* Dai et al., Safe RLHF (2023, arXiv:2310.12773), multiplier in log space. *Differs from paper:*
+    ``J_C`` is the mean of this step's answers; the limit ``d`` is subtracted here instead of in the cost.
 
     Args:
         log_lambda: natural logarithm of the multiplier.

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from mmalign.engine.constraint import Constraint
 from mmalign.engine.critic import Critic
 from mmalign.engine.loop import LoopState
 from mmalign.engine.online import KLCoefficient, OnlineTrainer
@@ -29,8 +30,10 @@ def ppo_settings(**changes: Any) -> Any:
     return SimpleNamespace(**(settings | changes))
 
 
-def make_trainer(cfg: Any, seed: int = 0, model: Any = None, reward: Any = None) -> OnlineTrainer:
-    """An online trainer over the toy modality."""
+def make_trainer(
+    cfg: Any, seed: int = 0, model: Any = None, reward: Any = None, constraint: Constraint | None = None
+) -> OnlineTrainer:
+    """An online trainer over the toy modality; a bound on a cost gets its critic here."""
     adapter = ToyAdapter()
     model = model if model is not None else adapter.load("toy:1")
     modules, groups, rates = {"policy": model}, {"policy": model.parameters()}, {"policy": cfg.learning_rate}
@@ -43,10 +46,17 @@ def make_trainer(cfg: Any, seed: int = 0, model: Any = None, reward: Any = None)
             cfg.critic_learning_rate,
         )
     kl = KLCoefficient(cfg.kl_coef)
-    state = LoopState(modules, make_optimizer(groups, rates), {"kl": kl})
+    counters: dict[str, Any] = {"kl": kl}
+    if constraint is not None:
+        counters["lambda"] = constraint.multiplier
+        if critic is not None:
+            constraint.critic = modules["cost_critic"] = Critic(model.hidden_size, width=32, seed=seed + 1)
+            groups["cost_critic"] = constraint.critic.parameters()
+            rates["cost_critic"] = cfg.critic_learning_rate
+    state = LoopState(modules, make_optimizer(groups, rates), counters)
     return OnlineTrainer(
         adapter, model, Reference(adapter, model, cfg.reference), reward or ToyReward(), critic,
-        toy_rows(64, seed), cfg, state, kl, "ppo", seed,
+        toy_rows(64, seed), cfg, state, kl, "ppo", seed, constraint=constraint,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,9 +13,11 @@ from mmalign.engine.loop import LoopState
 from mmalign.engine.online import KLCoefficient, OnlineTrainer
 from mmalign.engine.optim import make_optimizer
 from mmalign.engine.reference import Reference
+from mmalign.pipeline.constraining import build_constraint
 from mmalign.pipeline.rewarding import build_reward
 from mmalign.pipeline.training import guard_media, run_training
 from mmalign.pipeline.tuning import tuned
+from mmalign.rng import derive_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +45,7 @@ def _run(ctx: RunContext, name: str, cfg: PPOConfig) -> None:
     freeze(model, ctx.cfg.model.freeze)
     guard_media(ctx, model, rows)
     trainer = _trainer(ctx, name, cfg, model, rows)
-    show = ("rewards/mean", "kl")
+    show = ("rewards/mean", "kl") if trainer.constraint is None else ("rewards/mean", "cost/mean", "lambda")
     run_training(ctx, name, trainer.step, trainer.state, cfg, title=name.upper(), show=show)
     if ctx.accelerator.is_main_process:
         ctx.adapter.save(model, ctx.stage_dir(name) / "final")
@@ -58,18 +60,26 @@ def _trainer(
     modules: dict[str, nn.Module] = {"policy": model}
     groups = {"policy": model.parameters()}
     rates = {"policy": cfg.learning_rate}
-    critic = None
+    critic, constraint = None, build_constraint(ctx)
     if cfg.advantage == "gae":
-        critic = Critic(_hidden_size(ctx, model, rows[0]), seed=ctx.cfg.seed).to(ctx.accelerator.device)
+        width, device = _hidden_size(ctx, model, rows[0]), ctx.accelerator.device
+        critic = Critic(width, seed=ctx.cfg.seed).to(device)
         modules["critic"] = critic
-        groups["critic"] = critic.parameters()
-        rates["critic"] = cfg.critic_learning_rate
+        if constraint is not None:
+            constraint.critic = Critic(width, seed=derive_seed(ctx.cfg.seed, "cost")).to(device)
+            modules["cost_critic"] = constraint.critic
+    for part in modules.keys() - {"policy"}:
+        groups[part] = modules[part].parameters()
+        rates[part] = cfg.critic_learning_rate
     optimizer = make_optimizer(groups, rates)
     kl = KLCoefficient(cfg.kl_coef)
     reward = build_reward(ctx, ctx.cfg.reward)
-    counters = {"kl": kl}
-    if hasattr(reward, "state_dict"):
-        counters["reward"] = reward  # type: ignore[assignment]
+    counters: dict[str, Any] = {"kl": kl}
+    if constraint is not None:
+        counters["lambda"] = constraint.multiplier
+    for name_, made in (("reward", reward), ("cost", constraint and constraint.cost)):
+        if hasattr(made, "state_dict"):
+            counters[name_] = made
     return OnlineTrainer(
         adapter=ctx.adapter,
         model=model,
@@ -83,6 +93,7 @@ def _trainer(
         name=name,
         seed=ctx.cfg.seed,
         accelerator=ctx.accelerator,
+        constraint=constraint,
     )
 
 
