@@ -7,12 +7,13 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo demo-quick test check lint types imports format clean
+.PHONY: help setup demo demo-quick bench test check lint types imports format clean
 
 help:
 	@echo "make demo        the main job on the embedded default: table and report (8 minutes on 2 cores)"
 	@echo "make demo-quick  the same in small (90 seconds)"
 	@echo "make test        the tests"
+	@echo "make bench       every benchmark against TRL and transformers (about half an hour of CPU)"
 	@echo "make check       ruff, import rules, types, style limits, wheel, README commands"
 	@echo "make setup       create $(VENV) and install; the others do it by themselves"
 	@echo "make format      let ruff rewrite the code"
@@ -28,6 +29,9 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 
 demo: $(STAMP)
 	$(PY) -m mmalign demo
+
+bench: $(STAMP)
+	@for name in $$($(PY) -m mmalign bench list --names); do $(PY) -m mmalign bench $$name || exit 1; done
 
 demo-quick: $(STAMP)
 	$(PY) -m mmalign demo --quick

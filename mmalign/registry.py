@@ -28,6 +28,7 @@ GROUPS = (
     "tuners",
     "tasks",
     "claims",
+    "benches",
     "trackers",
 )
 """What can be plugged in."""

@@ -1,0 +1,1 @@
+"""The benchmarks: what is compared with what, on which models and batches."""
