@@ -7,16 +7,19 @@ from collections.abc import Sequence
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from mmalign.errors import UserError, nearest
 from mmalign.modalities.tokens.forward import decoder, unwrap
 
 __all__ = ["attach_lora", "language_linears"]
 
+_LINEAR = (nn.Linear, Conv1D)
+
 
 def language_linears(model: nn.Module) -> list[str]:
     """Full names of the linear layers inside the language model (no tower, no projector, no LM head)."""
-    wanted = {id(module) for module in decoder(model).modules() if isinstance(module, nn.Linear)}
+    wanted = {id(module) for module in decoder(model).modules() if isinstance(module, _LINEAR)}
     return [name for name, module in unwrap(model).named_modules() if id(module) in wanted]
 
 
@@ -39,7 +42,7 @@ def attach_lora(
     Raises:
         UserError: when no linear layer matches ``target_modules``.
     """
-    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linears = {name for name, module in model.named_modules() if isinstance(module, _LINEAR)}
     names = language_linears(model) if target_modules is None else _listed(target_modules)
     for name in names:
         if not any(linear == name or linear.endswith("." + name) for linear in linears):
