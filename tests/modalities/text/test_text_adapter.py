@@ -58,7 +58,7 @@ def test_batch_equals_single_rows_of_the_owner_library(
 
 
 def test_greedy_equals_generate(text_model: Any) -> None:
-    name, adapter, model = text_model
+    _, adapter, model = text_model
     row = Row("0", "Say something nice .")
     rollout = adapter.sample(model, [row], 1, generator(0), temperature=0.0, max_steps=12)
     prompt = adapter._prompt(row).ids[None]
