@@ -56,7 +56,7 @@ def test_saved_generation_config_keeps_placeholders_out(llava: Any, tmp_path: Pa
 
 def test_answers_end_as_the_chat_template_ends_them(loaded: Any, rows: list[Row]) -> None:
     tokenizer = loaded.adapter.processor.tokenizer
-    end = "<end_of_utterance>" if loaded.family.name == "idefics3" else "</s>"
+    end = "<end_of_utterance>" if loaded.family.name in ("idefics3", "smolvlm") else "</s>"
     batch = loaded.adapter.collate(rows[:1])
     assert tokenizer.convert_ids_to_tokens(batch.inputs["input_ids"][0])[-1] == end
 
@@ -178,6 +178,7 @@ def test_placeholder_and_feature_counts_must_agree(loaded: Any, rows: list[Row])
     changes = {
         "llava": (processor, "patch_size", 16),
         "idefics3": (processor, "image_seq_len", 9),
+        "smolvlm": (processor, "image_seq_len", 9),
         "paligemma": (processor, "image_seq_length", 9),
         "internvl": (processor, "image_seq_length", 9),
     }

@@ -22,6 +22,7 @@ SPECIAL = {
     "idefics3": ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
     + [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)],
     "paligemma": ["<image>"],
+    "smolvlm": [],
     "internvl": ["<IMG_CONTEXT>", "<img>", "</img>", "<video>"],
 }
 TEMPLATE = (
@@ -40,6 +41,7 @@ TEXT = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+SPECIAL["smolvlm"] = SPECIAL["idefics3"]
 
 
 @dataclass(frozen=True)
@@ -178,14 +180,22 @@ def _qwen(tok: hf.PreTrainedTokenizerFast, third: bool) -> tuple[nn.Module, obje
     return model, hf.Qwen2_5_VLProcessor(pictures, tok, video, chat_template=template)
 
 
-def _idefics3(tok: hf.PreTrainedTokenizerFast) -> tuple[nn.Module, object]:
-    pictures = hf.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
-    processor = hf.Idefics3Processor(
-        pictures,
-        tok,
-        image_seq_len=4,
-        chat_template=TEMPLATE.replace("IMAGE", "<image>").replace("</s>", "<end_of_utterance>"),
-    )
+def _idefics3(tok: hf.PreTrainedTokenizerFast, *, small: bool = False) -> tuple[nn.Module, object]:
+    """Idefics3, or SmolVLM (``small``), which is its descendant with a processor and video of its own."""
+    sizes = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+    template = TEMPLATE.replace("IMAGE", "<image>").replace("</s>", "<end_of_utterance>")
+    if small:
+        processor: object = hf.SmolVLMProcessor(
+            hf.SmolVLMImageProcessor(**sizes),
+            tok,
+            hf.SmolVLMVideoProcessor(**sizes),
+            image_seq_len=4,
+            chat_template=template,
+        )
+    else:
+        processor = hf.Idefics3Processor(
+            hf.Idefics3ImageProcessor(**sizes), tok, image_seq_len=4, chat_template=template
+        )
     vision = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -194,14 +204,15 @@ def _idefics3(tok: hf.PreTrainedTokenizerFast) -> tuple[nn.Module, object]:
         "image_size": 32,
         "patch_size": 8,
     }
-    config = hf.Idefics3Config(
+    config = (hf.SmolVLMConfig if small else hf.Idefics3Config)(
         vision_config=vision,
         text_config=hf.LlamaConfig(**_text(tok)),
         scale_factor=2,
         image_token_id=tok.convert_tokens_to_ids("<image>"),
         pad_token_id=0,
     )
-    return hf.Idefics3ForConditionalGeneration(config), processor
+    kind = hf.SmolVLMForConditionalGeneration if small else hf.Idefics3ForConditionalGeneration
+    return kind(config), processor
 
 
 def _paligemma(tok: hf.PreTrainedTokenizerFast) -> tuple[nn.Module, object]:
@@ -257,6 +268,7 @@ _BUILD: dict[str, Callable[[hf.PreTrainedTokenizerFast], tuple[nn.Module, object
     "qwen2_5_vl": lambda tok: _qwen(tok, third=False),
     "qwen3_vl": lambda tok: _qwen(tok, third=True),
     "idefics3": _idefics3,
+    "smolvlm": lambda tok: _idefics3(tok, small=True),
     "paligemma": _paligemma,
     "internvl": _internvl,
 }
@@ -273,7 +285,7 @@ def build(name: str, root: Path) -> Family:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.15)
-    end = "<end_of_utterance>" if name == "idefics3" else "</s>"
+    end = "<end_of_utterance>" if name in ("idefics3", "smolvlm") else "</s>"
     model.generation_config = hf.GenerationConfig(
         eos_token_id=tok.convert_tokens_to_ids(end), pad_token_id=0, bos_token_id=1
     )
