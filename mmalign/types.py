@@ -123,11 +123,13 @@ class Speed:
     """Short cuts an adapter may take; each gives the numbers of the plain path and can be switched off.
 
     ``share_prefix``: answers to one prompt in one batch share the prompt's (and its media's) forward pass, without
-    padding.  ``cache_towers``: features of a frozen media tower are kept.  ``compact_head``: the LM head forms its
+    padding.  ``pack``: so does a batch without shared prompts where padding would be a fifth of it or more.
+    ``cache_towers``: features of a frozen media tower are kept.  ``compact_head``: the LM head forms its
     gradient in the forward pass and never keeps the logits.
     """
 
     share_prefix: bool = True
+    pack: bool = True
     cache_towers: bool = True
     compact_head: bool = True
 
@@ -136,12 +138,15 @@ class Speed:
 class StepReward:
     """A reward per step and the named parts it is made of (all ``[B, T]``, zero off the mask).
 
+    ``notes`` are numbers per answer ``[B]`` that are logged under their names and never paid.
+
     Raises:
         ValueError: when the parts do not add up to ``per_step``.
     """
 
     per_step: Tensor
     parts: Mapping[str, Tensor]
+    notes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.parts:

@@ -90,6 +90,8 @@ class SpeedConfig(Section):
 
     share_prefix: Bool = True
     """Answers to one prompt in one batch share the prompt's forward pass, without padding."""
+    pack: Bool = True
+    """Lay a batch out as one flat row where padding would be a fifth of it or more."""
     cache_towers: Bool = True
     """Keep the features of a frozen media tower; off by itself where the tower trains or carries an adapter."""
     compact_head: Bool = True

@@ -19,7 +19,7 @@ from mmalign.modalities.tokens.forward import answer_states
 from mmalign.modalities.tokens.head import step_logp
 from mmalign.modalities.tokens.loading import placeholder_ids, save_model, stop_ids, suppress_placeholders
 from mmalign.modalities.tokens.lora import attach_lora
-from mmalign.modalities.tokens.packing import Packed, packed_states
+from mmalign.modalities.tokens.packing import Packed, pack_batch, packed_states
 from mmalign.modalities.tokens.prompts import answer_text
 from mmalign.modalities.tokens.rollouts import assemble
 from mmalign.modalities.tokens.sampling import Draw, draw_answers, uniform_noise
@@ -109,7 +109,8 @@ class TokenAdapter(ABC):
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Encode rows with answers; ``row.steps`` is used verbatim where present.
 
-        Rows that share a prompt are laid out behind one copy of it (``Speed.share_prefix``).
+        Rows that share a prompt are laid out behind one copy of it (``Speed.share_prefix``), and rows of very
+        different lengths without padding (``Speed.pack``).
 
         Raises:
             UserError: naming the row, for unreadable media, an empty response or a placeholder mismatch.
@@ -121,9 +122,9 @@ class TokenAdapter(ABC):
         answers = [encoder.answer(row) for row in rows]
         for row, answer in zip(rows, answers, strict=True):
             self._check_answer(row, answer)
-        if self.speed.share_prefix and self.sharing.wanted(prompts):
-            packed, mask = self.sharing.pack(prompts, answers)
-            return Batch(tuple(rows), {"packed": packed}, mask)
+        if self.sharing.wanted(prompts, answers, self.speed):
+            packed, mask = pack_batch(prompts, answers, share=self.speed.share_prefix)
+            return Batch(tuple(rows), {"packed": packed, "input_ids": packed.ids}, mask)
         return self._padded(rows, prompts, answers)
 
     def _padded(

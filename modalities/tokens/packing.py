@@ -1,4 +1,4 @@
-"""Answers to one prompt share its forward pass: one flat row of tokens, one prefix per prompt, no padding.
+"""A batch as one flat row of tokens: answers to one prompt share its forward pass, and nothing is padded.
 
 A batch becomes ``[1, T]`` tokens: for every prompt its tokens once, then every answer to it.  Answers continue the
 prompt's positions, and an attention function of our own lets each answer see the prompt and itself, nothing else.  No
@@ -67,11 +67,16 @@ class Packed:
         return max(prefix + max(answers) for prefix, answers in self.groups)
 
 
-def pack_batch(prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[int]]) -> tuple[Packed, Tensor]:
-    """Lay rows out as one flat row, rows of one prompt side by side; return it with the step mask ``[B, S]``."""
+def pack_batch(
+    prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[int]], *, share: bool = True
+) -> tuple[Packed, Tensor]:
+    """Lay rows out as one flat row, rows of one prompt side by side; return it with the step mask ``[B, S]``.
+
+    ``share``: one copy of a prompt for all its answers, or one for each.
+    """
     members: dict[int, list[int]] = {}
     for row, prompt in enumerate(prompts):
-        members.setdefault(id(prompt), []).append(row)
+        members.setdefault(id(prompt) if share else row, []).append(row)
     steps = max(len(answer) for answer in answers)
     mask = torch.zeros((len(prompts), steps), dtype=torch.bool)
     before = torch.zeros((len(prompts), steps + 1), dtype=torch.long)
@@ -188,14 +193,19 @@ def _shared_prefix(
     repeat = query.shape[1] // key.shape[1]
     if repeat > 1:
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    sizes = [size for prefix, answers in packed.groups for size in (prefix, sum(answers))]
+    sizes = [prefix + sum(answers) for prefix, answers in packed.groups]
     parts = zip(*(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
     out: list[Tensor] = []
-    for (q0, k0, v0), (q1, k1, v1), (prefix, answers) in zip(*[iter(parts)] * 2, packed.groups, strict=True):
+    for (q_all, k_all, v_all), (prefix, answers) in zip(parts, packed.groups, strict=True):
+        if len(answers) == 1:
+            out.append(attend(q_all, k_all, v_all, is_causal=True, scale=scaling))
+            continue
+        cut = [prefix, sum(answers)]
+        (q0, q1), (k0, k1), (v0, v1) = (tensor.split(cut, dim=2) for tensor in (q_all, k_all, v_all))
         out.append(attend(q0, k0, v0, is_causal=True, scale=scaling))
         if sum(answers) <= max(prefix, _JOINT):
-            keys, values = torch.cat([k0, k1], 2), torch.cat([v0, v1], 2)
-            out.append(attend(q1, keys, values, _mask(packed, prefix, answers, query.device), scale=scaling))
+            mask = _mask(packed, prefix, answers, query.device)
+            out.append(attend(q1, k_all, v_all, mask, scale=scaling))
             continue
         for q, k, v in zip(*(t.split(list(answers), dim=2) for t in (q1, k1, v1)), strict=True):
             mask = _mask(packed, prefix, (q.shape[2],), query.device)

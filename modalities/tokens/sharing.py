@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmalign.modalities.tokens.encoding import EncodedPrompt
 from mmalign.modalities.tokens.forward import answer_states, unwrap
@@ -17,18 +17,21 @@ from mmalign.modalities.tokens.packing import (
     packed_states,
     why_not_shareable,
 )
-from mmalign.types import Batch
+from mmalign.types import Batch, Speed
 
 __all__ = ["SharedPrefix"]
 
 _TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-8}
 """How far hidden states may differ from the plain path's, relative to the largest; half precision: 0.05."""
 
+_FULL = 0.8
+"""A batch whose rows fill at most this share of the padded layout is laid out flat."""
+
 _LOG = logging.getLogger("mmalign")
 
 
 class SharedPrefix:
-    """Decides between the shared-prefix and the plain forward; the first shared prompt is computed both ways.
+    """Decides between the flat and the padded forward; two rows of the first flat batch are computed both ways.
 
     ``reason`` is empty while sharing works, else why it does not.
     """
@@ -37,15 +40,16 @@ class SharedPrefix:
         self.reason = ""
         self._proven = False
 
-    def wanted(self, prompts: Sequence[EncodedPrompt]) -> bool:
-        """Whether a prompt occurs twice, and nothing has spoken against sharing yet."""
-        return not self.reason and len({id(prompt) for prompt in prompts}) < len(prompts)
-
-    def pack(
-        self, prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[int]]
-    ) -> tuple[Packed, Tensor]:
-        """:func:`~mmalign.modalities.tokens.packing.pack_batch`."""
-        return pack_batch(prompts, answers)
+    def wanted(
+        self, prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[int]], speed: Speed
+    ) -> bool:
+        """Whether a flat row pays: a prompt occurs twice, or padding would be a fifth of the batch or more."""
+        if self.reason:
+            return False
+        if speed.share_prefix and len({id(prompt) for prompt in prompts}) < len(prompts):
+            return True
+        sizes = [len(prompt.ids) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        return speed.pack and sum(sizes) <= _FULL * max(sizes) * len(sizes)
 
     def serves(
         self,
@@ -64,7 +68,7 @@ class SharedPrefix:
         if obstacle is not None:
             self.reason = obstacle
             _LOG.warning(
-                "%s does not share prompts between answers: %s; the plain forward is used, with the same numbers",
+                "%s does not share prompts between answers: %s; the padded forward is used, with the same numbers",
                 type(unwrap(model)).__name__,
                 obstacle,
             )
@@ -75,10 +79,11 @@ class SharedPrefix:
 def _tried(
     model: nn.Module, packed: Packed, device: torch.device, plain: Callable[[Sequence[int]], Batch]
 ) -> str | None:
-    """Compute the first shared prompt both ways; the reason against sharing, or ``None``."""
+    """Compute two rows, of one prompt if possible, both ways; the reason against the flat row, or ``None``."""
     prompts, answers = packed.rows()
-    shared = next(k for k, prompt in enumerate(prompts) if sum(p is prompt for p in prompts) > 1)
-    few = [k for k, prompt in enumerate(prompts) if prompt is prompts[shared]][:2]
+    shared = [k for k, prompt in enumerate(prompts) if sum(p is prompt for p in prompts) > 1]
+    first = prompts[shared[0]] if shared else None
+    few = [k for k, prompt in enumerate(prompts) if first is None or prompt is first][:2]
     small, mask = pack_batch([prompts[k] for k in few], [answers[k] for k in few])
     padded = plain(few)
     inputs = {name: value.to(device) for name, value in padded.inputs.items()}

@@ -16,9 +16,10 @@ from mmalign.modalities.vision import attach_lora
 from mmalign.rng import generator
 from mmalign.types import LogP, Row, Speed
 
-PLAIN = Speed(share_prefix=False, cache_towers=False, compact_head=False)
+PLAIN = Speed(share_prefix=False, pack=False, cache_towers=False, compact_head=False)
 SWITCHES = {
     "share_prefix": replace(PLAIN, share_prefix=True),
+    "pack": replace(PLAIN, pack=True),
     "cache_towers": replace(PLAIN, cache_towers=True),
     "compact_head": replace(PLAIN, compact_head=True),
     "all": Speed(),
@@ -76,7 +77,7 @@ def test_switch_keeps_values_and_gradients(loaded: Any, rows: list[Row], switch:
     total = torch.cat([g.flatten() for g in expected]).norm()
     gap = torch.cat([(a - b).flatten() for a, b in zip(got, expected, strict=True)]).norm()
     assert float(gap / total) < 1e-5
-    if SWITCHES[switch].share_prefix:
+    if SWITCHES[switch].share_prefix or SWITCHES[switch].pack:
         assert bool(loaded.adapter.sharing.reason) == (loaded.family.name in UNSHAREABLE)
 
 
@@ -140,7 +141,7 @@ def test_model_that_cannot_share_says_so(families: Any, caplog: pytest.LogCaptur
         scored(loaded, loaded.model, many, Speed())
         scored(loaded, loaded.model, many, Speed())
     assert len(caplog.records) == 1
-    assert "does not share prompts" in caplog.text and "plain forward" in caplog.text
+    assert "does not share prompts" in caplog.text and "padded forward" in caplog.text
 
 
 def test_wrong_sharing_is_found_on_the_first_batch(
