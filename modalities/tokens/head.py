@@ -15,7 +15,7 @@ __all__ = ["head_logits", "step_logp"]
 _HEAD_CHUNK = 2**25
 """Above this many logits (rows x vocabulary) the plain head is recomputed chunk by chunk in the backward pass."""
 
-_COMPACT_CHUNK = 2**22
+_COMPACT_CHUNK = 2**23
 """Logits (rows x vocabulary) that the compact head holds at once."""
 
 _KEPT = 2**24

@@ -8,10 +8,11 @@ model's configuration names it during the call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,11 +109,39 @@ def packed_states(model: nn.Module, packed: Packed, device: torch.device) -> Ten
     names = forward_names(model)
     flat, place = _flat_inputs(model, packed, device)
     given = {name: value for name, value in flat.items() if name in names}
-    with _attention(model, packed):
+    needed = packed.before.unique().to(device)
+    with _attention(model, packed), _last_layer_only(model, needed):
         last: Tensor = body(model)(
             input_ids=packed.ids.to(device), position_ids=place, use_cache=False, **given
         )[0]
     return last[0][packed.before.to(device)]
+
+
+@contextmanager
+def _last_layer_only(model: nn.Module, needed: Tensor) -> Iterator[None]:
+    """In the last decoder layer, compute output projection and MLP for the ``needed`` places only.
+
+    Nothing reads the last hidden state of a prompt's other tokens; their keys and values come before these two.
+    """
+    layers = getattr(decoder(model), "layers", None)
+    final = layers[-1] if isinstance(layers, nn.ModuleList) and len(layers) else None
+    found = (getattr(final, "mlp", None), getattr(getattr(final, "self_attn", None), "o_proj", None))
+    parts: list[Any] = [p for p in found if isinstance(p, nn.Module) and "forward" not in vars(p)]
+    for part in parts:
+        part.forward = partial(_at, part.forward, needed)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.forward
+
+
+def _at(forward: Callable[[Tensor], Any], needed: Tensor, states: Tensor) -> Any:
+    """``forward`` of some places of ``states`` ``[1, T, H]``, zeros elsewhere."""
+    some = forward(states[:, needed])
+    if not isinstance(some, Tensor) or some.ndim != 3:
+        raise NotShareable("a last layer that returns more than one tensor")
+    return some.new_zeros((1, states.shape[1], some.shape[-1])).index_copy(1, needed, some)
 
 
 def why_not_shareable(model: nn.Module, prompts: Sequence[EncodedPrompt], longest: int) -> str | None:
