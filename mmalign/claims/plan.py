@@ -155,6 +155,9 @@ def link_reused(claim: Claim, arm: Arm, folder: Path) -> None:
         if stage not in arm.stages and source.exists() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(Path("..", "..", arm.reuses, "stages", stage), target_is_directory=True)
+            files = folder / arm.name / stage
+            if (folder / arm.reuses / stage).is_dir() and not files.exists():
+                files.symlink_to(Path("..", arm.reuses, stage), target_is_directory=True)
 
 
 def _below(key: str, prefixes: Sequence[str]) -> bool:

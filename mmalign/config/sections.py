@@ -18,7 +18,16 @@ from mmalign.config.fields import (
     Share,
 )
 
-__all__ = ["DataConfig", "FeedbackConfig", "ModelConfig", "RewardConfig", "RewardModelConfig", "SFTConfig"]
+__all__ = [
+    "DataConfig",
+    "FactsConfig",
+    "FeedbackConfig",
+    "ModelConfig",
+    "RankingConfig",
+    "RewardConfig",
+    "RewardModelConfig",
+    "SFTConfig",
+]
 
 
 class ModelConfig(Section):
@@ -113,8 +122,58 @@ class FeedbackConfig(Section):
     """Control arm: permute the labels of the training answers."""
 
 
+class RankingConfig(Section):
+    """Compared answers: where they come from and the model of them (docs/rewards/preference.md)."""
+
+    pairs: Literal["feedback", "data"] = "feedback"
+    """Labelled answers of stage ``feedback``, or rows with ``chosen``/``rejected`` or ``answers``/``scores``."""
+    rank_by: Literal["labels", "errors_first"] = "labels"
+    """Rank labelled answers by right less wrong labels, or by fewest wrong segments, then most right labels."""
+    n_train: PositiveCount | None = None
+    """Use at most so many training prompts; null uses all."""
+    n_heldout: PositiveCount | None = None
+    """Measure on at most so many held-out prompts; null uses all."""
+    shuffle: Bool = False
+    """Control arm: which training answer is the better one is drawn at random."""
+    loss: Literal["bradley_terry", "plackett_luce", "pairwise"] = "bradley_terry"
+    """All pairs, the whole ranking, or a model of one answer against another."""
+    pool: Literal["last", "sum", "mean"] = "last"
+    """Read the value after the last real step, or add or average the values of all steps."""
+    read: Literal["state", "surprise"] = "state"
+    """What is read of a step: the state after it, or also the one before, its log-probability and entropy."""
+    compare: Literal["states", "text"] = "states"
+    """How ``pairwise`` sees both answers: their states, or the rival's text in the prompt."""
+    margin: NonNegative = 0.0
+    """By how much the better answer should win (``bradley_terry``), unless the row says so itself."""
+    centering: NonNegative = 0.0
+    """Weight of ``(r_w + r_l)^2``, which keeps scores near 0 (``bradley_terry``; .01 is usual)."""
+    lm_coef: NonNegative = 0.0
+    """Weight of the likelihood of each prompt's best answer, for a trunk that trains."""
+    members: PositiveCount = 1
+    """Size of the ensemble."""
+    bootstrap: Bool = False
+    """Every member of the ensemble learns from its own 63 % of the prompts."""
+    media_scale: Share = 1.0
+    """Show the reward model images at this share of their resolution; 0 blanks all media."""
+
+
+class FactsConfig(Section):
+    """Facts in the reward model's prompt (docs/rewards/factual.md)."""
+
+    show: Literal["own", "other", "none"] = "own"
+    """Facts of the row, of another row (a control), or none."""
+    column: str = "captions"
+    """Column of the rows with the facts, a text or a list of texts; rows of a world that knows its truth need none."""
+    limit: PositiveCount = 10
+    """Tell at most so many texts of a row."""
+    shuffle: Bool = True
+    """Tell a row's texts in an order of its own."""
+    template: str = "{prompt}\n\nKnown facts: {facts}"
+    """How prompt and facts are put together."""
+
+
 class RewardModelConfig(Section):
-    """One classifier of -1, 0, +1 per feedback type, read at every segment's end."""
+    """Reward models: of ``fgaif`` per feedback type and segment, of ``preference`` and ``factual`` per answer."""
 
     max_steps: Count = 200
     """Optimiser steps; 0 skips the stage."""
@@ -142,6 +201,12 @@ class RewardModelConfig(Section):
     """Control arm: the reward models learn and score without seeing the media."""
     types: tuple[str, ...] = ("object", "attribute", "relation")
     """Feedback types; one reward model each."""
+    model_name_or_path: str | None = None
+    """What the models start from: a folder, a hub name, or a name of the world's; null is the start policy."""
+    ranking: RankingConfig = RankingConfig()
+    """What ``preference`` and ``factual`` learn from, and how."""
+    facts: FactsConfig = FactsConfig()
+    """What the reward model of ``factual`` is told beside the prompt; the policy never is."""
     save_steps: PositiveCount = 50
     """Write a checkpoint every so many steps."""
 
@@ -179,3 +244,19 @@ class RewardConfig(Section):
     """Reward of every fact an answer states for the first time, whatever its truth; a detail bonus."""
     clip: NonNegative = 10.0
     """Rewards of one step are clipped to plus or minus this; 0 for no clip."""
+    model_weight: Float = 1.0
+    """Weight of the score of ``preference`` and ``factual``, in standard deviations of the start's answers."""
+    uncertainty: NonNegative = 0.0
+    """How many standard deviations between the members of an ensemble are taken off the score."""
+    length_coef: Float = 0.0
+    """Reward of a whole ``length_steps`` of answer, paid in proportion (LLaVA-RLHF: -10 for 896)."""
+    length_steps: PositiveCount = 896
+    """How many steps ``length_coef`` is the reward of."""
+    correct_bonus: Float = 0.0
+    """Reward of an answer that the known truth confirms (LLaVA-RLHF: 2)."""
+    correct_by: Literal["choice", "facts"] = "choice"
+    """The truth in ``meta["label"]`` (a letter, yes or no), or the judge on the facts of ``correct_types``."""
+    correct_types: tuple[str, ...] = ("object",)
+    """Types of facts that ``correct_by: facts`` asks the judge about."""
+    watch_truth: Bool = False
+    """Log what the judge says of the answers at every step (``truth/wrong``, ``truth/net``); never paid."""

@@ -151,6 +151,7 @@ def rollout_metrics(scored: Scored, kl_coef: float) -> dict[str, Tensor]:
         metrics["frac_reward_zero_std"] = zero_std.float().expand(len(scored.rows))
     for name, part in scored.reward.parts.items():
         metrics[f"rewards/{name}"] = part.sum(-1)
+    metrics |= {name: note.to(mask.device) for name, note in scored.reward.notes.items()}
     if scored.cost is not None:
         metrics["cost/mean"] = scored.cost.per_step.sum(-1)
     return metrics

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import UserError
 from mmalign.protocols import Judge, Likelihood, Reward
-from mmalign.rewards.combine import AtEnd, Clip, WeightedSum
+from mmalign.rewards.assembly import assembled, form_terms
 from mmalign.rewards.fgaif.data import label_means
 from mmalign.rewards.fgaif.metrics import quality
 from mmalign.rewards.fgaif.model import SegmentRewardModel
 from mmalign.rewards.fgaif.oracle import OracleReward
 from mmalign.rewards.fgaif.reward import FGAIFReward
 from mmalign.rewards.shaping import Shaping
-from mmalign.rewards.terms import FactBonus, Malformed, SegmentBonus, TooShort, Unfinished
 from mmalign.types import Rollout, Row, StepReward
 
 if TYPE_CHECKING:
@@ -102,20 +101,4 @@ class FGAIF:
             terms["fgaif"] = FGAIFReward(model, shaping, cfg.mode, extractor)
         elif cfg.source == "judge":
             terms["judge"] = OracleReward(judge, extractor, shaping)
-        well_formed = getattr(extractor, "well_formed", None)
-        if cfg.segment_bonus:
-            terms["bonus"] = SegmentBonus(cfg.segment_bonus, well_formed, extractor)
-        if cfg.fact_bonus:
-            terms["fact_bonus"] = FactBonus(cfg.fact_bonus, extractor)
-        if cfg.malformed_penalty and well_formed is not None:
-            terms["malformed"] = Malformed(well_formed, cfg.malformed_penalty)
-        if cfg.unfinished_penalty:
-            terms["unfinished"] = Unfinished(cfg.unfinished_penalty)
-        if cfg.too_short_penalty:
-            terms["too_short"] = TooShort(1, cfg.too_short_penalty)
-        if not terms:
-            raise UserError("reward: nothing is rewarded; choose a source or give a term a value")
-        total: Reward = WeightedSum(terms)
-        if cfg.clip:
-            total = Clip(total, cfg.clip)
-        return AtEnd(total) if cfg.placement == "sequence" else total
+        return assembled(cfg, {**terms, **form_terms(cfg, extractor)})

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional
+from trl.trainer.reward_trainer import RewardTrainer
 
 from mmalign.objectives.preference import sigmoid_pair_loss
-from mmalign.objectives.reward_model import bradley_terry, segment_cross_entropy
+from mmalign.objectives.reward_model import (
+    anchor_penalty,
+    bradley_terry,
+    comparisons,
+    lower_confidence,
+    pairwise_preference,
+    plackett_luce,
+    segment_cross_entropy,
+)
 
 
 def test_segment_golden() -> None:
@@ -108,3 +119,172 @@ def test_centering_is_on_the_sum_of_both_scores() -> None:
     # scores 1 and 3: gap -2, sum 4: log(1 + e^2) + .5 * 16
     loss = bradley_terry(torch.tensor([1.0]).double(), torch.tensor([3.0]).double(), centering=0.5)
     assert loss.item() == pytest.approx(math.log1p(math.exp(2)) + 8.0, abs=1e-14)
+
+
+def plackett_luce_by_hand(scores: list[float], worth: list[float]) -> float:
+    """Draw the ranking position by position: each is the best of itself and what is worth less."""
+    terms = []
+    for i, own in enumerate(scores):
+        rivals = [s for s, w in zip(scores, worth, strict=True) if w < worth[i]]
+        if rivals:
+            terms.append(-own + math.log(sum(math.exp(s) for s in [own, *rivals])))
+    return sum(terms) / len(terms) if terms else 0.0
+
+
+def test_plackett_luce_golden() -> None:
+    # ranking (1, 2, 3) of scores log 2, log 1, log 1: -log(2/4) - log(1/2), over two positions
+    scores = torch.tensor([[math.log(2), 0.0, 0.0]], dtype=torch.float64)
+    worth = torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64)
+    assert plackett_luce(scores, worth).item() == pytest.approx(math.log(2), abs=1e-15)
+
+
+def test_plackett_luce_equals_a_plain_loop_with_ties_and_padding() -> None:
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    worth = torch.randint(0, 3, (6, 5), generator=generator).double()
+    worth[4] = 1.0  # all tied: no position, not counted
+    lengths = [5, 4, 3, 5, 5, 2]
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    rows = [
+        plackett_luce_by_hand(scores[b, :n].tolist(), worth[b, :n].tolist()) for b, n in enumerate(lengths)
+    ]
+    counted = [
+        row
+        for row, (b, n) in zip(rows, enumerate(lengths), strict=True)
+        if len(set(worth[b, :n].tolist())) > 1
+    ]
+    garbage = torch.where(mask, scores, torch.full_like(scores, math.nan))
+    assert plackett_luce(garbage, worth, mask).item() == pytest.approx(sum(counted) / len(counted), abs=1e-12)
+
+
+def test_plackett_luce_of_two_is_bradley_terry_and_shift_invariant() -> None:
+    generator = torch.Generator().manual_seed(4)
+    scores = torch.randn(7, 2, generator=generator, dtype=torch.float64)
+    worth = torch.tensor([[1.0, 0.0]]).double().expand(7, 2)
+    assert plackett_luce(scores, worth).item() == pytest.approx(
+        bradley_terry(scores[:, 0], scores[:, 1]).item()
+    )
+    shift = torch.randn(7, 1, generator=generator, dtype=torch.float64)
+    assert plackett_luce(scores + shift, worth).item() == pytest.approx(plackett_luce(scores, worth).item())
+
+
+def test_plackett_luce_gradient() -> None:
+    generator = torch.Generator().manual_seed(5)
+    scores = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    worth = torch.tensor([[3.0, 2.0, 1.0, 0.0], [1.0, 1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]]).double()
+    mask = torch.tensor([[True] * 4, [True, True, True, False], [True] * 4])
+    assert torch.autograd.gradcheck(lambda s: plackett_luce(s, worth, mask), (scores,))
+    tied = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    loss = plackett_luce(tied, torch.zeros(1, 3).double())
+    loss.backward()
+    assert loss.item() == 0.0 and tied.grad is not None and tied.grad.abs().max().item() == 0.0
+
+
+def test_comparisons_are_every_pair_in_order_and_weigh_prompts_equally() -> None:
+    worth = torch.tensor([[2.0, 0.0, 1.0], [1.0, 1.0, 5.0], [0.0, 0.0, 0.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])
+    row, better, worse, weight = comparisons(worth, mask)
+    assert list(zip(row.tolist(), better.tolist(), worse.tolist(), strict=True)) == [
+        (0, 0, 1),
+        (0, 0, 2),
+        (0, 2, 1),
+    ]
+    assert weight.tolist() == pytest.approx([1 / 3] * 3)
+    with pytest.raises(ValueError, match="not finite"):
+        comparisons(torch.tensor([[math.nan, 0.0]]))
+    with pytest.raises(ValueError, match="mask has shape"):
+        comparisons(worth, mask[:, :2])
+
+
+def test_bradley_terry_weights_golden() -> None:
+    # gaps log 3 and 0 with weights 1 and 3: (log(4/3) + 3 log 2) / 4
+    chosen = torch.tensor([math.log(3), 0.0], dtype=torch.float64)
+    weight = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    loss = bradley_terry(chosen, torch.zeros_like(chosen), weight=weight)
+    assert loss.item() == pytest.approx((math.log(4 / 3) + 3 * math.log(2)) / 4, abs=1e-15)
+
+
+def test_pairwise_preference_golden_and_gradient() -> None:
+    # logit log 3 is P = 3/4; with a tenth of the labels wrong: -.9 log .75 - .1 log .25
+    logits = torch.tensor([math.log(3)], dtype=torch.float64, requires_grad=True)
+    assert pairwise_preference(logits).item() == pytest.approx(-math.log(0.75), abs=1e-15)
+    smooth = pairwise_preference(logits, label_smoothing=0.1).item()
+    assert smooth == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25), abs=1e-15)
+    half = torch.tensor([0.5], dtype=torch.float64)
+    assert pairwise_preference(logits, half).item() == pytest.approx(-0.5 * math.log(0.75 * 0.25), abs=1e-15)
+    assert torch.autograd.gradcheck(lambda x: pairwise_preference(x, half, half), (logits,))
+    with pytest.raises(ValueError, match="probabilities"):
+        pairwise_preference(logits, half * 3)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        pairwise_preference(logits, label_smoothing=0.5)
+
+
+def test_pairwise_preference_of_a_score_gap_is_bradley_terry() -> None:
+    chosen, rejected = torch.randn(2, 9, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    assert pairwise_preference(chosen - rejected).item() == pytest.approx(
+        bradley_terry(chosen, rejected).item()
+    )
+
+
+def test_anchor_fixes_the_offset_that_pairs_leave_open() -> None:
+    # errors 0.5 and 2 with a band of 1: (0 + 1) / 2
+    scores, target = torch.tensor([1.5, 3.0]).double(), torch.ones(2).double()
+    assert anchor_penalty(scores, target, 1.0).item() == pytest.approx(0.5, abs=1e-15)
+    learned = torch.tensor([10.0, 9.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([learned], lr=0.5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        pairs = bradley_terry(learned[:1], learned[1:])
+        (pairs + anchor_penalty(learned, torch.tensor([1.0, 0.0]).double(), 0.5)).backward()
+        optimizer.step()
+    assert (learned.detach() - torch.tensor([1.0, 0.0]).double()).abs().max() < 1.0 and learned[0] > learned[
+        1
+    ]
+    with pytest.raises(ValueError, match="eps"):
+        anchor_penalty(scores, target, -1.0)
+
+
+def test_lower_confidence_golden() -> None:
+    # members 1 and 3: mean 2, population standard deviation 1
+    mean, spread, low = lower_confidence(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), k=2.0)
+    assert mean.tolist() == [2.0, 5.0] and spread.tolist() == [1.0, 0.0] and low.tolist() == [0.0, 5.0]
+    assert lower_confidence(torch.ones(1, 2), 3.0)[1].tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match="k"):
+        lower_confidence(torch.ones(2, 2), -1.0)
+
+
+class TrlModel(torch.nn.Module):
+    """Stands for TRL's sequence classifier: its logits are the test's scores, chosen first."""
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, **inputs: object) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.scores[:, None])
+
+
+@pytest.mark.parametrize("margin", [False, True])
+@pytest.mark.parametrize("centering", [None, 0.01])
+def test_bradley_terry_equals_trl(margin: bool, centering: float | None) -> None:
+    generator = torch.Generator().manual_seed(7)
+    scores = torch.randn(12, generator=generator, dtype=torch.float64)
+    margins = torch.rand(6, generator=generator, dtype=torch.float64) if margin else None
+    theirs, ours = (scores.clone().requires_grad_() for _ in range(2))
+    same = SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x)
+    trainer = SimpleNamespace(
+        model=torch.nn.Identity(),
+        args=SimpleNamespace(center_rewards_coefficient=centering),
+        accelerator=same,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
+    inputs: dict[str, object] = {"attention_mask": torch.ones(12, 3)}
+    if margins is not None:
+        inputs["margin"] = margins
+    expected = RewardTrainer.compute_loss(trainer, TrlModel(theirs), inputs)
+    loss = bradley_terry(ours[:6], ours[6:], margins, centering or 0.0)
+    expected.backward(), loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-12)
+    assert theirs.grad is not None and torch.allclose(ours.grad, theirs.grad, atol=1e-12)  # type: ignore[arg-type]

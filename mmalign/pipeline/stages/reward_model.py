@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from mmalign.errors import UserError
 from mmalign.feedback.collect import read_feedback
 from mmalign.pipeline.stages.feedback import PARTS, feedback_file
 from mmalign.pipeline.training import guard_media, offline_trainer, run_training
-from mmalign.protocols import RewardTrainer
+from mmalign.protocols import ComparesAnswers, RewardTrainer
 
 if TYPE_CHECKING:
     from mmalign.pipeline.context import RunContext
@@ -30,7 +30,7 @@ NAME = "reward_model"
 
 
 def run(ctx: RunContext) -> None:
-    """Train on ``feedback/train.jsonl``, measure on ``feedback/heldout.jsonl``, write ``final``."""
+    """Train on labelled or compared answers, measure on held-out ones, write ``final`` and ``quality.json``."""
     cfg = ctx.cfg.reward_model
     recipe: Any = registry.load("rewards", ctx.cfg.reward.name)
     if not issubclass(recipe, RewardTrainer):
@@ -38,27 +38,65 @@ def run(ctx: RunContext) -> None:
             f"reward.name: {ctx.cfg.reward.name} has no models to train; leave out the stage reward_model"
         )
     recipe = recipe()
-    rows = labelled_rows(ctx, "train")
+    items = _items(ctx, recipe, "train")
+    rows = items if not isinstance(recipe, ComparesAnswers) else [row for item in items for row in item.rows]
     model = recipe.create(
         ctx.adapter,
-        ctx.start_policy(),
+        _source(ctx),
         rows[0],
         cfg,
         device=str(ctx.accelerator.device),
         dtype=ctx.cfg.model.torch_dtype,
     )
+    if isinstance(recipe, ComparesAnswers):
+        recipe.prepare(model, items, cfg)
     freeze(model, ctx.cfg.model.freeze)
     _guard(ctx, model, rows)
     optimizer = make_optimizer({NAME: model.parameters()}, {NAME: cfg.learning_rate}, cfg.weight_decay)
     state = LoopState({NAME: model}, optimizer)
 
-    def loss_fn(batch: Sequence[Row], rng: torch.Generator) -> Loss:
+    def loss_fn(batch: Sequence[Any], rng: torch.Generator) -> Loss:
         value, metrics = model.loss(batch)
         return Loss(value, float(len(batch)), metrics)
 
-    trainer = offline_trainer(ctx, NAME, cfg, loss_fn, rows, state)
+    trainer = offline_trainer(ctx, NAME, cfg, loss_fn, items, state)
     run_training(ctx, NAME, trainer.step, state, cfg, title="reward models")
-    _finish(ctx, recipe, model, rows)
+    _finish(ctx, recipe, model, items)
+
+
+def _source(ctx: RunContext) -> str:
+    """What the reward models start from: the configured model, one of the world's readers, or the start policy.
+
+    Raises:
+        UserError: when ``embedded:NAME`` names no reader of the world.
+    """
+    name = ctx.cfg.reward_model.model_name_or_path
+    if name is None:
+        return ctx.start_policy()
+    head, _, reader = name.partition(":")
+    if head != "embedded":
+        return name
+    readers: Mapping[str, Any] = getattr(ctx.world, "READERS", {})
+    if reader not in readers:
+        known = ", ".join(f"embedded:{key}" for key in readers) or "none"
+        raise UserError(
+            f"reward_model.model_name_or_path: the world {ctx.cfg.data.world} has no {name!r}, only {known}"
+        )
+    return str(readers[reader])
+
+
+def _items(ctx: RunContext, recipe: Any, part: str) -> list[Any]:
+    """What the models learn from or are measured on: labelled answers, or rankings of answers."""
+    if not isinstance(recipe, ComparesAnswers):
+        return labelled_rows(ctx, part)
+    cfg = ctx.cfg.reward_model
+    if cfg.ranking.pairs == "feedback":
+        rows = labelled_rows(ctx, part)
+    else:
+        n = ctx.cfg.data.n_train if part == "train" else ctx.cfg.data.n_validation
+        limit = cfg.ranking.n_train if part == "train" else cfg.ranking.n_heldout
+        rows = ctx.rows(PARTS[part], min(n, limit or n), kind="preference")
+    return recipe.rankings(rows, cfg, part=part, seed=ctx.cfg.seed)
 
 
 def labelled_rows(ctx: RunContext, part: str) -> list[Row]:
@@ -83,14 +121,19 @@ def labelled_rows(ctx: RunContext, part: str) -> list[Row]:
 
 
 def _guard(ctx: RunContext, model: Any, rows: Sequence[Row]) -> None:
-    if not ctx.cfg.reward_model.blank_media:
+    cfg = ctx.cfg.reward_model
+    if not cfg.blank_media and cfg.ranking.media_scale > 0:
         for trunk in model.trunks.values():
             guard_media(ctx, trunk, rows)
 
 
-def _finish(ctx: RunContext, recipe: Any, model: Any, rows: Sequence[Row]) -> None:
-    """Save the models, their held-out quality and the mean labels of the start policy."""
+def _finish(ctx: RunContext, recipe: Any, model: Any, items: Sequence[Any]) -> None:
+    """Save the models, their held-out quality and what the start policy earns on average."""
+    if isinstance(recipe, ComparesAnswers):
+        recipe.settle(model, items)
     if ctx.accelerator.is_main_process:
-        write_json(ctx.stage_dir(NAME) / "quality.json", recipe.measure(model, labelled_rows(ctx, "heldout")))
+        write_json(
+            ctx.stage_dir(NAME) / "quality.json", recipe.measure(model, _items(ctx, recipe, "heldout"))
+        )
         model.save(ctx.stage_dir(NAME) / "final")
-    ctx.mark_done(NAME, {"rows": len(rows), "baseline": recipe.baseline(rows)})
+    ctx.mark_done(NAME, {"rows": len(items), "baseline": recipe.baseline(items)})

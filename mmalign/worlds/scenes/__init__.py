@@ -30,6 +30,8 @@ from mmalign.worlds.scenes.words import CAPTION_PROMPT, CLEAN_PROMPT
 
 BASES = (Path(__file__).parent / "base", Path(__file__).parent / "base1")
 """Folders of the two shipped starting models; both load with the Auto classes."""
+READERS = {"reader": Path(__file__).parent / "reader"}
+"""Starts of reward models that can read text in their prompt: the first base after ``scripts/train_reader.py``."""
 
 __all__ = [
     "BASES",
@@ -37,6 +39,7 @@ __all__ = [
     "CLEAN_PROMPT",
     "FACT_TYPES",
     "POPE_KINDS",
+    "READERS",
     "SPLITS",
     "CaptionNoise",
     "Fact",

@@ -16,7 +16,7 @@ from mmalign.worlds.scenes.grammar import parse
 from mmalign.worlds.scenes.questions import POPE_KINDS, absent_class, ask_many
 from mmalign.worlds.scenes.render import render
 from mmalign.worlds.scenes.scene import Scene, generate
-from mmalign.worlds.scenes.words import CAPTION_PROMPT, CLEAN_PROMPT
+from mmalign.worlds.scenes.words import CAPTION_PROMPT, CLEAN_PROMPT, COLORS
 
 __all__ = ["MIX", "ROW_KINDS", "pope", "rows", "scene_at"]
 
@@ -24,6 +24,8 @@ ROW_KINDS = ("caption", "caption_clean", "qa", "mix", "preference")
 """What ``rows`` can make."""
 MIX = {"caption": 0.4, "short": 0.2, "qa": 0.4}
 """Shares of the ``mix`` kind: noisy captions, short true captions, true questions."""
+_TRIES = 64
+"""Draws after which a scene counts as one that no habit bends (seen: at most 9 where one does)."""
 
 
 def scene_at(split: str, seed: int, index: int) -> Scene:
@@ -85,11 +87,30 @@ def rows(
 
 def _preference(name: str, scene: Scene, rng: np.random.Generator, noise: CaptionNoise) -> Row:
     """A truthful caption against a noisy one that says something false."""
-    false = caption(scene, rng, noise)
-    while not any(verify(fact, scene) == -1 for sentence in parse(false) for fact in sentence.facts):
-        false = caption(scene, rng, noise)
+    false = _false_caption(scene, rng, noise)
     row = _row(name, scene, CAPTION_PROMPT, None, {"kind": "preference"})
     return replace(row, chosen=caption(scene, rng), rejected=false)
+
+
+def _false_caption(scene: Scene, rng: np.random.Generator, noise: CaptionNoise) -> str:
+    """A noisy caption with a false fact; of the scene with one object recoloured where no habit applies to it."""
+    for _ in range(_TRIES):
+        text = caption(scene, rng, noise)
+        if _says_something_false(text, scene):
+            return text
+    place = int(rng.integers(len(scene.objects)))
+    bent = scene.objects[place]
+    taken = {o.color for o in scene.objects if o.cls == bent.cls}
+    free = [color for color in COLORS if color not in taken]
+    bent = replace(bent, color=free[int(rng.integers(len(free)))])
+    other = replace(scene, objects=(*scene.objects[:place], bent, *scene.objects[place + 1 :]))
+    while not _says_something_false(text := caption(other, rng), scene):
+        pass
+    return text
+
+
+def _says_something_false(text: str, scene: Scene) -> bool:
+    return any(verify(fact, scene) == -1 for sentence in parse(text) for fact in sentence.facts)
 
 
 def pope(kind: str, n: int, seed: int = 0, split: str = "test") -> list[Row]:

@@ -1,0 +1,74 @@
+"""From ranked candidates to a loss: which rows are compared, with what weight, under which objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmalign.objectives.reward_model import bradley_terry, comparisons, pairwise_preference, plackett_luce
+from mmalign.rewards.preference.data import Ranked
+from mmalign.rewards.preference.reading import Reading
+
+__all__ = ["Compared", "candidates", "compared", "pair_loss", "score_loss"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The pairs of several prompts, as places in the flat list of all their candidates; tensors are ``[P]``."""
+
+    better: Tensor
+    worse: Tensor
+    margin: Tensor
+    weight: Tensor
+    worth: Tensor
+    place: Tensor
+    mask: Tensor
+
+
+def compared(groups: Sequence[Ranked], device: torch.device | str = "cpu") -> Compared:
+    """Every pair of candidates of one prompt that differ in worth.
+
+    ``worth``, ``place`` (in the flat list) and ``mask`` are ``[B, K]``, padded to the longest ranking.
+    """
+    width = max(len(group.rows) for group in groups)
+    worth = torch.zeros(len(groups), width)
+    place = torch.zeros(len(groups), width, dtype=torch.long)
+    mask = torch.zeros(len(groups), width, dtype=torch.bool)
+    start = 0
+    for b, group in enumerate(groups):
+        n = len(group.rows)
+        worth[b, :n] = torch.tensor(group.worth)
+        place[b, :n] = torch.arange(start, start + n)
+        mask[b, :n] = True
+        start += n
+    row, first, second, weight = comparisons(worth, mask)
+    margin = torch.tensor([group.margin for group in groups])[row]
+    found = Compared(place[row, first], place[row, second], margin, weight, worth, place, mask)
+    return Compared(*(getattr(found, name).to(device) for name in Compared.__dataclass_fields__))
+
+
+def score_loss(scores: Tensor, pairs: Compared, loss: str, centering: float) -> tuple[Tensor, Tensor]:
+    """Bradley-Terry or Plackett-Luce over flat ``scores`` ``[N]``; returns the loss and the pairs' gaps ``[P]``."""
+    gaps = scores[pairs.better] - scores[pairs.worse]
+    if loss == "plackett_luce":
+        return plackett_luce(scores[pairs.place], pairs.worth, pairs.mask), gaps
+    chosen, rejected = scores[pairs.better], scores[pairs.worse]
+    return bradley_terry(chosen, rejected, pairs.margin, centering, pairs.weight), gaps
+
+
+def pair_loss(logits: Tensor, pairs: Compared) -> Tensor:
+    """Cross-entropy of logits ``[P]`` that the better answer is the better one."""
+    return pairwise_preference(logits, weight=pairs.weight)
+
+
+def candidates(readings: Sequence[Reading], groups: Sequence[Ranked], mine: Sequence[int]) -> list[Reading]:
+    """The readings of some groups' candidates, out of those of all groups."""
+    if not readings:
+        return []
+    starts = [0]
+    for group in groups:
+        starts.append(starts[-1] + len(group.rows))
+    return [readings[k] for i in mine for k in range(starts[i], starts[i + 1])]
