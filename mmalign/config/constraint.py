@@ -27,7 +27,7 @@ class ConstraintConfig(Section):
     """The multiplier at the start: how many units of reward one unit of cost is worth."""
     lambda_lr: NonNegative = 0.1
     """Step size of the multiplier in log space; 0 keeps it fixed."""
-    lambda_max: Positive | None = 20.0
+    lambda_max: Positive | None = 5.0
     """The multiplier is never above this; null for no bound."""
     lambda_delay_steps: Count = 0
     """First steps in which the multiplier stays as it is."""
