@@ -132,3 +132,17 @@ def test_bad_requests_say_what_is_wrong() -> None:
         pope("populer", 2)
     with pytest.raises(UserError, match="even"):
         pope("random", 3)
+
+
+def test_preference_pairs_are_true_against_false_even_where_no_habit_applies() -> None:
+    # train scene 14 holds nothing that the biased annotator gets wrong
+    found = rows("train", 16, seed=0, kind="preference")
+    for row in found:
+        scene = Scene.from_dict(row.meta["scene"])
+        false = [
+            sum(verify(f, scene) == -1 for s in parse(t) for f in s.facts) for t in (row.chosen, row.rejected)
+        ]
+        assert false[0] == 0 and false[1] > 0, row.id
+    assert [row.rejected for row in rows("train", 15, seed=0, kind="preference")] == [
+        row.rejected for row in found[:15]
+    ]
