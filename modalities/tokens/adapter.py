@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,15 @@ from torch import Tensor, nn
 from mmalign.errors import UserError, nearest
 from mmalign.modalities.tokens.batching import PaddingSide, pad_batch
 from mmalign.modalities.tokens.encoding import EncodedPrompt, PromptSource, RowEncoder
+from mmalign.modalities.tokens.foresight import answer_places, blended_answers, greedy_tokens
 from mmalign.modalities.tokens.forward import answer_states
-from mmalign.modalities.tokens.head import step_logp
+from mmalign.modalities.tokens.head import scattered, step_logp
 from mmalign.modalities.tokens.loading import placeholder_ids, save_model, stop_ids, suppress_placeholders
 from mmalign.modalities.tokens.lora import attach_lora
 from mmalign.modalities.tokens.packing import Packed, pack_batch, packed_states
-from mmalign.modalities.tokens.prompts import answer_text
-from mmalign.modalities.tokens.rollouts import assemble
+from mmalign.modalities.tokens.rollouts import assemble, segmented
 from mmalign.modalities.tokens.sampling import Draw, draw_answers, uniform_noise
-from mmalign.modalities.tokens.segments import Granularity, char_ends, segment
+from mmalign.modalities.tokens.segments import Granularity
 from mmalign.modalities.tokens.sharing import SharedPrefix
 from mmalign.modalities.tokens.towers import TowerCache
 from mmalign.types import Batch, LogP, Rollout, Row, Speed
@@ -154,21 +153,30 @@ class TokenAdapter(ABC):
         mask = batch.mask.to(device)
         with self._cached_towers(model):
             states, tokens = self._states(model, batch, device)
-        values, spread = step_logp(
-            model,
-            states[:, :-1][mask],
-            tokens[mask],
-            temperature=temperature if temperature > 0 else 1.0,
-            forbidden=self._banned(device),
-            entropy=entropy,
-            compact=self.speed.compact_head,
-        )
+        values, spread = self._head(model, states, tokens, mask, entropy, temperature)
         return LogP(
-            values=_scatter(values, mask),
+            values=scattered(values, mask),
             mask=mask,
-            entropy=_scatter(spread, mask) if spread is not None else None,
+            entropy=scattered(spread, mask) if spread is not None else None,
             hidden=states if hidden else None,
         )
+
+    def logp_foreseen(
+        self, model: nn.Module, batch: Batch, blend: float, rng: torch.Generator | None = None
+    ) -> LogP:
+        """:meth:`logp` where the model reads each answer token blended with its own greedy prediction of it."""
+        device = next(model.parameters()).device
+        mask = batch.mask.to(device)
+        with torch.no_grad(), self._cached_towers(model):
+            states, _ = self._states(model, batch, device)
+            guesses = greedy_tokens(model, states[:, :-1][mask], self._banned(device))
+        if self.sharing.reason and "packed" in batch.inputs:
+            batch = self._plain(batch, range(len(batch)))
+        places = answer_places(batch, device)
+        with self._cached_towers(model), blended_answers(model, places, guesses, blend):
+            states, tokens = self._states(model, batch, device)
+        values, _ = self._head(model, states, tokens, mask, False, 1.0)
+        return LogP(values=scattered(values, mask), mask=mask)
 
     def sample(
         self,
@@ -204,17 +212,7 @@ class TokenAdapter(ABC):
     def segment_rows(self, rows: Sequence[Row]) -> list[Row]:
         """Give rows with answers their steps and segments, e.g. human data that was not sampled here."""
         encoder = self._ready()
-        done = []
-        for row in rows:
-            if row.steps is not None:
-                steps = encoder.answer(row)
-                text, ends = char_ends(encoder.tokenizer, steps)
-            else:
-                steps, ends = encoder.answer_offsets(row)
-                text = answer_text(row)
-            cuts = segment(text, ends, self.granularity)
-            done.append(replace(row, completion=text, steps=steps, segments=cuts))
-        return done
+        return [segmented(row, encoder, self.granularity) for row in rows]
 
     def attach_lora(
         self, model: nn.Module, *, r: int, alpha: int, target_modules: Sequence[str] | str, seed: int
@@ -235,6 +233,25 @@ class TokenAdapter(ABC):
         columns = inputs["start"][:, None] + torch.arange(steps, device=device)
         tokens = inputs["input_ids"].gather(1, columns.clamp(max=inputs["input_ids"].shape[1] - 1))
         return answer_states(model, inputs, steps), tokens
+
+    def _head(
+        self,
+        model: nn.Module,
+        states: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        entropy: bool,
+        temperature: float,
+    ) -> tuple[Tensor, Tensor | None]:
+        return step_logp(
+            model,
+            states[:, :-1][mask],
+            tokens[mask],
+            temperature=temperature if temperature > 0 else 1.0,
+            forbidden=self._banned(mask.device),
+            entropy=entropy,
+            compact=self.speed.compact_head,
+        )
 
     def _plain(self, batch: Batch, places: Sequence[int]) -> Batch:
         """Some rows of a batch in the padded layout."""
@@ -282,8 +299,3 @@ class TokenAdapter(ABC):
         if self._encoder is None:
             raise UserError(f"the {self.name} adapter has no model yet: call load() first")
         return self._encoder
-
-
-def _scatter(values: Tensor, mask: Tensor) -> Tensor:
-    """Put ``[N]`` values back where ``mask`` ``[B, T]`` is true, zeros elsewhere."""
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)

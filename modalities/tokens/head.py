@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmalign.modalities.tokens.forward import unwrap
 
-__all__ = ["head_logits", "step_logp"]
+__all__ = ["head_logits", "scattered", "step_logp"]
 
 _HEAD_CHUNK = 2**25
 """Above this many logits (rows x vocabulary) the plain head is recomputed chunk by chunk in the backward pass."""
@@ -68,6 +68,11 @@ def step_logp(
         )
         return values, spread if entropy else None
     return _plain_step_logp(model, states, tokens, temperature, forbidden, entropy)
+
+
+def scattered(values: Tensor, mask: Tensor) -> Tensor:
+    """Put ``[N]`` values back where ``mask`` ``[B, T]`` is true, zeros elsewhere."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
 def _plain_step_logp(

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from mmalign.modalities.tokens.encoding import RowEncoder
+from mmalign.modalities.tokens.prompts import answer_text
 from mmalign.modalities.tokens.sampling import Draw
 from mmalign.modalities.tokens.segments import Granularity, char_ends, segment
 from mmalign.types import Rollout, Row
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "segmented"]
 
 
 def assemble(
@@ -36,3 +38,14 @@ def assemble(
             answered.append(replace(rows[index // n], completion=text, steps=steps, segments=cuts))
     group = torch.arange(len(rows)).repeat_interleave(n)
     return Rollout(tuple(answered), logp, mask, torch.cat([draw.finished for draw in draws]), group)
+
+
+def segmented(row: Row, encoder: RowEncoder, granularity: Granularity) -> Row:
+    """A row with an answer, given its text, steps and segments."""
+    if row.steps is not None:
+        steps = encoder.answer(row)
+        text, ends = char_ends(encoder.tokenizer, steps)
+    else:
+        steps, ends = encoder.answer_offsets(row)
+        text = answer_text(row)
+    return replace(row, completion=text, steps=steps, segments=segment(text, ends, granularity))

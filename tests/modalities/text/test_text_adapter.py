@@ -107,6 +107,32 @@ def test_lora_trains_the_linear_layers(text_model: Any, text_rows: list[Row]) ->
     assert moved and all("lora_" in name for name in moved)
 
 
+def test_foresight_reads_blended_embeddings(text_model: Any, text_rows: list[Row]) -> None:
+    """A second forward of the owner library over hand-made embeddings gives the same log-probs, in both layouts."""
+    _, adapter, model = text_model
+    many = [text_rows[0], replace(text_rows[0], id="other", completion="A dog"), *text_rows[1:]]
+    flat = adapter.logp_foreseen(model, adapter.collate(many), 0.3)
+    plain = adapter.logp(model, adapter.collate(many)).values
+    torch.testing.assert_close(
+        adapter.logp_foreseen(model, adapter.collate(many), 0.0).values, plain, atol=1e-5, rtol=1e-5
+    )
+    adapter.speed = PLAIN
+    padded = adapter.logp_foreseen(model, adapter.collate(many), 0.3)
+    torch.testing.assert_close(flat.values, padded.values, atol=1e-5, rtol=1e-5)
+    row = many[0]
+    prompt, answer = adapter._prompt(row).ids, torch.tensor(adapter._encoder.answer(row))
+    ids, start = torch.cat([prompt, answer])[None], len(prompt)
+    embed = model.get_input_embeddings()
+    with torch.no_grad():
+        guess = model(input_ids=ids).logits[0, start - 1 : -1].argmax(-1)
+        read = embed(ids)
+        read[0, start:] = 0.7 * embed(answer) + 0.3 * embed(guess)
+        logits = torch.log_softmax(model(inputs_embeds=read).logits[0, start - 1 : -1].float(), -1)
+    expected = logits.gather(-1, answer[:, None])[:, 0]
+    torch.testing.assert_close(padded.values[0, : len(answer)], expected, atol=1e-5, rtol=1e-5)
+    assert float((padded.values - plain).abs().max()) > 1e-3
+
+
 def test_conversation_without_a_template(text_folders: dict[str, Path]) -> None:
     adapter = TextAdapter()
     adapter.load(str(text_folders["gpt2"]))
