@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from mmalign.claims.definition import Claim, Statement, Verdict
-from mmalign.claims.results import TRAINING, Results
+from mmalign.claims.results import TRAINING, Results, training_stage
 from mmalign.claims.rules import over_seeds, undecided
 from mmalign.data.jsonl import clean, read_json, write_json
 from mmalign.errors import UserError
@@ -55,7 +55,7 @@ def curves(results: Results) -> dict[str, dict[str, list[float]]]:
     """``arm -> training metric -> mean over cells per step``, where every cell has the same steps."""
     found: dict[str, dict[str, list[float]]] = {}
     for arm in results.arms():
-        stage = next((name for name in ("ppo", "grpo") if name in arm.stages), None)
+        stage = training_stage(arm)
         for metric in TRAINING if stage else ():
             lines = [results.curve(arm.name, str(stage), metric, cell) for cell in results.cells(arm.name)]
             if lines and lines[0] and len({len(line) for line in lines}) == 1:

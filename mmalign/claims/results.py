@@ -18,12 +18,12 @@ from mmalign.data.jsonl import read_json
 from mmalign.data.results import read_results, read_samples
 from mmalign.errors import UserError, nearest
 
-__all__ = ["TRAINING", "Cell", "PerStart", "Results", "cell_folder"]
+__all__ = ["TRAINING", "Cell", "PerStart", "Results", "cell_folder", "training_stage"]
 
 TRAINING = ("kl", "entropy", "rewards/mean", "completion_length", "segments")
 """Training metrics that count among an arm's numbers, as ``train/<name>``."""
 LAST = 5
-"""How many last steps they are the mean of."""
+"""How many last steps they are the mean of (of stage ``iterate`` the last round alone)."""
 
 PerStart = Mapping[str, Sequence[float]]
 """One number per start and seed, seeds in the same order for every start."""
@@ -40,6 +40,11 @@ class Cell:
 def cell_folder(root: Path, cell: Cell) -> Path:
     """The folder that holds a cell's arms."""
     return root / f"{cell.start}-seed{cell.seed}"
+
+
+def training_stage(arm: Arm) -> str | None:
+    """The stage of an arm whose training metrics are shown, where it has one."""
+    return next((name for name in ("ppo", "grpo", "iterate") if name in arm.stages), None)
 
 
 class Results:
@@ -184,9 +189,10 @@ class Results:
 
     def _training(self, arm: str, cell: Cell) -> dict[str, float | None]:
         """Training metrics as means of the last steps: ``train/kl`` is where the policy ended up."""
-        stage = next((name for name in ("ppo", "grpo") if name in self.claim.arm(arm).stages), None)
+        stage = training_stage(self.claim.arm(arm))
         lines = {name: self.curve(arm, stage, name, cell) for name in TRAINING} if stage else {}
-        return {f"train/{n}": math.fsum(v[-LAST:]) / len(v[-LAST:]) for n, v in lines.items() if v}
+        last = 1 if stage == "iterate" else LAST  # its points are held-out measurements, one per round
+        return {f"train/{n}": math.fsum(v[-last:]) / len(v[-last:]) for n, v in lines.items() if v}
 
     def _same_ids(self, arm: str, metric: str, baseline: str, other: str, cell: Cell) -> None:
         ids = [

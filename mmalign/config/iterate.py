@@ -79,8 +79,10 @@ class IterateConfig(Section):
     """Longest answer, in steps."""
     rollout_batch_size: PositiveCount = 32
     """Prompts answered at once; changes speed and memory, and the draws."""
+    batch_size: PositiveCount = 32
+    """Answers (for ``pair``: pairs) per optimiser step, over all processes."""
     per_device_train_batch_size: PositiveCount = 16
-    """Answers (for ``pair``: pairs) per optimiser step and process."""
+    """Answers (or pairs) per forward pass and process; changes memory and speed, not the result (but see docs)."""
     learning_rate: Positive = 1e-5
     """Peak learning rate."""
     warmup_ratio: Share = 0.1

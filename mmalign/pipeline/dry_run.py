@@ -78,7 +78,14 @@ def shrunk(cfg: RunConfig) -> RunConfig:
             "ppo": _one_step(cfg.ppo),
             "grpo": _one_step(cfg.grpo),
             "iterate": cfg.iterate.model_copy(
-                update={**few, "iterations": 1, "updates": 1, "prompts": _ROWS, "n_heldout": _ROWS}
+                update={
+                    **few,
+                    "iterations": 1,
+                    "updates": 1,
+                    "prompts": _ROWS,
+                    "batch_size": _ROWS,
+                    "n_heldout": _ROWS,
+                }
             ),
             "guard": cfg.guard.model_copy(update={"n_rows": _ROWS}),
             "report_to": (),
@@ -118,7 +125,7 @@ def _answers(cfg: RunConfig, stage: str) -> int:
     if stage == "iterate":
         loop = cfg.iterate
         drawn = loop.iterations * loop.prompts * loop.num_generations
-        return loop.max_steps * loop.per_device_train_batch_size + drawn
+        return loop.max_steps * loop.batch_size + drawn
     online = cfg.ppo if stage == "ppo" else cfg.grpo
     return online.max_steps * online.rollout_batch_size * online.num_generations
 

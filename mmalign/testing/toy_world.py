@@ -18,7 +18,7 @@ from mmalign.testing.policies import toy_answer, toy_rows
 from mmalign.testing.toy_model import VOCABULARY
 from mmalign.types import Row
 
-__all__ = ["BASES", "ToyExtractor", "ToyJudge", "ToyTask", "rows"]
+__all__ = ["BASES", "CYCLE", "ToyCycle", "ToyExtractor", "ToyJudge", "ToyTask", "rows"]
 
 BASES = ("toy:1", "toy:2")
 """The start models: fresh networks, which ``ToyAdapter.load`` makes from their seeds."""
@@ -67,6 +67,26 @@ class ToyJudge:
         return labels
 
 
+CYCLE = (
+    (0.5, 0.9, 0.3, 0.95),
+    (0.1, 0.5, 0.8, 0.95),
+    (0.7, 0.2, 0.5, 0.95),
+    (0.05, 0.05, 0.05, 0.5),
+)
+"""Probability that row beats column: words that are seen go in a biased circle, and any of them beats other answers."""
+
+
+class ToyCycle:
+    """Compares answers by their first word, in a circle: no reward can express what it likes."""
+
+    name = "toy-cycle"
+
+    def compare(self, row: Row, first: str, second: str) -> float:
+        """The entry of :data:`CYCLE` for the two first words."""
+        del row
+        return CYCLE[_kind(first)][_kind(second)]
+
+
 class ToyTask:
     """Exact match with the right answer."""
 
@@ -90,6 +110,12 @@ class ToyTask:
         """Accuracy with a Wilson interval."""
         right = sum(int(sample["scores"]["accuracy"]) for sample in samples)
         return {"accuracy": {**wilson(right, len(samples)).as_dict(), "higher_is_better": True}}
+
+
+def _kind(answer: str) -> int:
+    """The place of the answer's first word among those that can be seen, 3 for any other."""
+    word = (str(answer).split() or [""])[0]
+    return _SEEN.index(word) if word in _SEEN else len(_SEEN)
 
 
 def _facts(words: Sequence[str]) -> list[Fact]:

@@ -24,7 +24,7 @@ SMALL = [
     "--stages=[iterate]", "--guard.enabled=false", "--reward.source=judge", "--iterate.iterations=2",
     "--iterate.updates=3", "--iterate.prompts=16", "--iterate.num_generations=4", "--iterate.rollout_batch_size=8",
     "--iterate.learning_rate=1e-2", "--iterate.max_completion_length=6", "--iterate.n_heldout=16",
-    "--iterate.per_device_train_batch_size=8", "--iterate.save_steps=1",
+    "--iterate.batch_size=8", "--iterate.save_steps=1",
 ]  # fmt: skip
 METHODS = {
     "raft": [],
@@ -120,6 +120,17 @@ def test_superhf_without_kl_is_raft_step_for_step(tmp_path: Path) -> None:
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
 
 
+@pytest.mark.parametrize("method", ["nash-md", "online-dpo", "ift", "raft"])
+def test_forward_passes_do_not_change_the_update(tmp_path: Path, method: str) -> None:
+    logs = [
+        metrics(run(tmp_path / str(size), *METHODS[method], f"--iterate.per_device_train_batch_size={size}"))
+        for size in (8, 3)
+    ]
+    for one, other in zip(logs[0][:3], logs[1][:3], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+
+
 def test_a_large_prior_keeps_the_policy_near_its_start(tmp_path: Path) -> None:
     ends = [
         metrics(run(tmp_path / str(coef), "--iterate.update=superhf", f"--iterate.kl_coef={coef}"))[-1]["kl"]
@@ -167,6 +178,10 @@ def test_resumed_rounds_do_not_ask_the_judge_again(tmp_path: Path, monkeypatch: 
         (["--iterate.select=data"], "label: reward does not go with select: data"),
         (["--iterate.select=threshold", "--iterate.threshold=99"], "selects no answer"),
         (["--iterate.label=judge"], "toy verifies facts but cannot compare two answers"),
+        (
+            [*METHODS["online-dpo"], "--dpo.loss_type=[aot]", "--iterate.per_device_train_batch_size=4"],
+            "couples the pairs of a batch, so it must be 8",
+        ),
         ([*METHODS["nash-md"], "--iterate.temperature=0.7"], "policy gradient at temperature 1"),
         ([*METHODS["nash-md"], "--iterate.length_penalty=0.1"], "nothing can be taken off"),
     ],

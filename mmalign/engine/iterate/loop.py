@@ -19,6 +19,7 @@ from mmalign.engine.order import rows_for_step
 from mmalign.engine.parallel import my_share
 from mmalign.engine.step import Loss, optimisation_step
 from mmalign.errors import UserError
+from mmalign.objectives.preference import is_coupled
 from mmalign.protocols import Samples
 from mmalign.rng import generator
 
@@ -131,10 +132,19 @@ class IterativeTrainer:
     _current: Round | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.cfg.update == "pair" and is_coupled(self.pair):
+            self._refuse_split()
         draws = self.cfg.select != "data"
         if draws and not isinstance(self.adapter, Samples):
             raise UserError(
                 f"stage {self.name}: modality {self.adapter.name!r} cannot sample: only select: data serves"
+            )
+
+    def _refuse_split(self) -> None:
+        if self.cfg.per_device_train_batch_size < self.cfg.batch_size:
+            raise UserError(
+                f"{self.name}.per_device_train_batch_size: {', '.join(self.pair.loss_type)} couples the pairs of a "
+                f"batch, so it must be {self.cfg.batch_size}, as batch_size"
             )
 
     def step(self, step: int) -> Mapping[str, float]:
@@ -169,22 +179,20 @@ class IterativeTrainer:
     def _update(self, items: Sequence[Item], step: int, place: int) -> dict[str, float]:
         if not items:
             return {"loss": 0.0, "grad_norm": 0.0}
-        processes = 1 if self.accelerator is None else self.accelerator.num_processes
-        size = self.cfg.per_device_train_batch_size
-        stage = f"{self.name}/{step - place}"
-        batch = rows_for_step(items, size * processes, place + 1, seed=self.seed, stage=stage)
+        size, stage = self.cfg.per_device_train_batch_size, f"{self.name}/{step - place}"
+        batch = rows_for_step(items, self.cfg.batch_size, place + 1, seed=self.seed, stage=stage)
         mine = my_share(list(enumerate(batch)), self.accelerator)
+        chunks = [mine[k : k + size] for k in range(0, len(mine), size)]
         reference = SnapshotReference(self.adapter, self.model, self.weights.reference(self.cfg.reference))
         sampler = SnapshotReference(self.adapter, self.model, self.weights.start)
         loss_fn = update_loss(self.adapter, self.model, reference, sampler, self.cfg, self.pair)
 
-        def thunk() -> Loss:
-            return loss_fn(
-                [item for _, item in mine], generator(self.seed, self.name, "loss", step, mine[0][0])
-            )
+        def thunk(chunk: list[tuple[int, Item]]) -> Callable[[], Loss]:
+            rng = generator(self.seed, self.name, "loss", step, chunk[0][0])
+            return lambda: loss_fn([item for _, item in chunk], rng)
 
         return optimisation_step(
-            [thunk],
+            [thunk(chunk) for chunk in chunks],
             self.state.optimizer,
             max_grad_norm=self.cfg.max_grad_norm,
             where=f"stage {self.name}, step {step}",
