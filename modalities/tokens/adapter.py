@@ -117,8 +117,7 @@ class TokenAdapter(ABC):
         encoder = self._ready()
         if not rows:
             raise UserError("there are no rows to collate")
-        prompts = [self._prompt(row) for row in rows]
-        answers = [encoder.answer(row) for row in rows]
+        prompts, answers = [self._prompt(row) for row in rows], [encoder.answer(row) for row in rows]
         for row, answer in zip(rows, answers, strict=True):
             self._check_answer(row, answer)
         if self.sharing.wanted(prompts, answers, self.speed):
