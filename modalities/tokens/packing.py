@@ -152,7 +152,10 @@ def why_not_shareable(model: nn.Module, prompts: Sequence[EncodedPrompt], longes
         prompts: the batch's prompts.
         longest: the longest prompt with answer, in tokens.
     """
-    config = decoder(model).config
+    inner = decoder(model)
+    config = inner.config
+    if inner.training and getattr(inner, "gradient_checkpointing", False):
+        return "gradient checkpointing would compute its layers again outside of the call"
     if any("token_type_ids" in prompt.per_token for prompt in prompts):
         return "its attention depends on token types (a prompt that is read in both directions)"
     window = getattr(config, "sliding_window", None)

@@ -99,6 +99,20 @@ def test_short_cuts_keep_the_loss_and_its_gradient(text_model: Any) -> None:
     assert expected in adapter.sharing.reason and bool(expected) == bool(adapter.sharing.reason)
 
 
+def test_gradient_checkpointing_takes_the_padded_forward(text_folders: dict[str, Path]) -> None:
+    """Layers that are computed again in the backward pass would no longer see the flat row's attention."""
+    adapter = TextAdapter()
+    model = adapter.load(str(text_folders["llama"])).train()
+    rows = [Row("a", "Say", (), "A cat"), Row("b", "Say", (), "A dog ; and a bird !")]
+    expected = adapter.logp(model, adapter.collate(rows)).values
+    assert not adapter.sharing.reason
+    model.gradient_checkpointing_enable()
+    torch.testing.assert_close(
+        adapter.logp(model, adapter.collate(rows)).values, expected, atol=1e-5, rtol=1e-5
+    )
+    assert "checkpointing" in adapter.sharing.reason
+
+
 def test_lora_trains_the_linear_layers(text_model: Any, text_rows: list[Row]) -> None:
     _, adapter, model = text_model
     tuned = adapter.attach_lora(model, r=2, alpha=4, target_modules="all-linear", seed=0)
