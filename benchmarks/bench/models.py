@@ -61,9 +61,9 @@ def word_tokenizer(vocab: int, pad: str = "<pad>") -> hf.PreTrainedTokenizerFast
     )
 
 
-def llama(shape: Shape, *, endless: bool = False, seed: int = 0) -> tuple[Any, Any]:
+def llama(shape: Shape, *, endless: bool = False, pad: str = "<pad>", seed: int = 0) -> tuple[Any, Any]:
     """A causal language model and its tokenizer; ``endless``: it never ends an answer by itself."""
-    tokenizer = word_tokenizer(shape.vocab)
+    tokenizer = word_tokenizer(shape.vocab, pad)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = hf.LlamaForCausalLM(_text(shape))
@@ -72,7 +72,9 @@ def llama(shape: Shape, *, endless: bool = False, seed: int = 0) -> tuple[Any, A
     return _ready(model), tokenizer
 
 
-def llava(shape: Shape, image_tokens: int, *, endless: bool = False, seed: int = 0) -> tuple[Any, Any]:
+def llava(
+    shape: Shape, image_tokens: int, *, endless: bool = False, pad: str = "<pad>", seed: int = 0
+) -> tuple[Any, Any]:
     """A LLaVA model whose images take ``image_tokens`` positions (a square number), and its processor.
 
     The image placeholder gets a logit of -10000.  Our vision adapter gives placeholders probability zero, TRL does
@@ -82,7 +84,7 @@ def llava(shape: Shape, image_tokens: int, *, endless: bool = False, seed: int =
     side = round(image_tokens**0.5)
     if side * side != image_tokens:
         raise ValueError(f"image_tokens must be a square number, got {image_tokens}")
-    tokenizer, pixels = word_tokenizer(shape.vocab), side * PATCH
+    tokenizer, pixels = word_tokenizer(shape.vocab, pad), side * PATCH
     tower = hf.CLIPVisionConfig(
         hidden_size=shape.tower_hidden,
         intermediate_size=4 * shape.tower_hidden,

@@ -6,8 +6,8 @@ import gc
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,13 @@ def list_benches() -> str:
 
 
 def run_bench(
-    name: str, *, quick: bool = False, output_dir: Path | None = None, console: Console | None = None
+    name: str,
+    *,
+    quick: bool = False,
+    output_dir: Path | None = None,
+    cases: Sequence[str] = (),
+    rounds: int | None = None,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Run a benchmark; write ``bench.json`` and ``bench.svg``; the last printed line is one JSON object.
 
@@ -52,6 +58,8 @@ def run_bench(
         name: a registered benchmark.
         quick: its small cases only.
         output_dir: ``runs/bench/NAME`` by default, ``runs/bench/NAME-quick`` with ``quick``.
+        cases: only these cases; then the headline is the first comparison of the first of them.
+        rounds: how often every variant is timed, instead of what the cases say.
         console: where to print.
 
     Returns:
@@ -64,38 +72,48 @@ def run_bench(
     out = console or _console()
     bench = find_bench(name)
     _check_needs(bench)
+    chosen = _chosen(bench, quick, cases, rounds)
     folder = output_dir or Path("runs") / "bench" / (f"{name}-quick" if quick else name)
     before = load_now()
     out.print(f"{bench.title}; 1 thread, CPU time, variants in turn", highlight=False)
     if before > 1:
         out.print(f"the machine is busy ({before:.2f} waiting per core): wall times below mean little")
     peak = gemm_peak()
-    cases = {}
-    for case in bench.chosen(quick):
-        cases[case.name] = _run_case(bench, case, quick, peak, out.print)
-        print_case(case, cases[case.name], out)
+    measured = {}
+    for case in chosen:
+        measured[case.name] = _run_case(bench, case, quick, peak, out.print)
+        print_case(case, measured[case.name], out)
     record = {
-        "schema": SCHEMA,
-        "bench": name,
-        "title": bench.title,
-        "quick": quick,
-        "command": f"mmalign bench {name}" + (" --quick" if quick else ""),
-        "threads": 1,
+        **_heading(bench, quick),
+        "command": _command(name, quick, cases, rounds),
         "load_per_core": {"before": before, "after": load_now()},
         "gemm_gflops": peak / 1e9,
-        "versions": _versions(),
-        "notes": list(bench.notes),
-        "cases": cases,
+        "cases": measured,
+        "not_faster": not_faster(measured),
     }
-    record["not_faster"] = not_faster(cases)
     write_json(folder / "bench.json", record)
     save_plot(record, folder / "bench.svg")
     for note in bench.notes:
         out.print(f"- {note}", highlight=False)
     _print_not_faster(record["not_faster"], out)
     out.print(f"written to {folder / 'bench.json'}", highlight=False)
-    print(json.dumps(headline(record, *(bench.quick_headline if quick else bench.headline))), flush=True)
+    wanted = bench.quick_headline if quick else bench.headline
+    if wanted[0] not in measured:
+        wanted = (chosen[0].name, chosen[0].comparisons[0].name)
+    print(json.dumps(headline(record, *wanted)), flush=True)
     return record
+
+
+def _heading(bench: Bench, quick: bool) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "bench": bench.name,
+        "title": bench.title,
+        "quick": quick,
+        "threads": 1,
+        "versions": _versions(),
+        "notes": list(bench.notes),
+    }
 
 
 def headline(record: Mapping[str, Any], case: str, comparison: str) -> dict[str, Any]:
@@ -203,6 +221,19 @@ def _console() -> Console:
     """The terminal, but never too narrow for the tables (a log file counts as 80 columns)."""
     out = Console()
     return out if out.width >= _WIDTH else Console(width=_WIDTH)
+
+
+def _chosen(bench: Bench, quick: bool, cases: Sequence[str], rounds: int | None) -> list[Case]:
+    found = [bench.case(name, quick) for name in cases] or list(bench.chosen(quick))
+    if rounds is not None and rounds < 2:
+        raise UserError(f"rounds: expected at least 2, got {rounds}")
+    return found if rounds is None else [replace(case, rounds=rounds) for case in found]
+
+
+def _command(name: str, quick: bool, cases: Sequence[str], rounds: int | None) -> str:
+    words = ["mmalign", "bench", name, *(["--quick"] if quick else [])]
+    words += ["--cases", ",".join(cases)] if cases else []
+    return " ".join([*words, *(["--rounds", str(rounds)] if rounds else [])])
 
 
 def _check_needs(bench: Bench) -> None:
