@@ -87,7 +87,7 @@ def claim(
     vary: tuple[str, ...],
     changes: Mapping[str, Any] | None = None,
     tables: Mapping[str, str] | None = None,
-    starts: int = 2,
+    starts: int = 1,
 ) -> Claim:
     """A claim on the toy modality from ``starts`` differently seeded models (of at most two)."""
     return Claim(

@@ -87,14 +87,13 @@ CLAIM = claim(
         "iterate.update": "nash",
         "iterate.mixture": 0.125,
         "iterate.kl_coef": TAU,
-        "iterate.iterations": 60,
+        "iterate.iterations": 40,
         "iterate.updates": 1,
         "iterate.prompts": 64,
         "iterate.num_generations": 4,
         "iterate.batch_size": 256,
         "iterate.n_heldout": 32,
     },
-    starts=1,
     tables={"accuracy T=1": "toy@T1/accuracy", "KL nats": KL, "length steps": LENGTH},
 )  # fmt: skip
 """The claim, found through the registry as ``nash-md``."""

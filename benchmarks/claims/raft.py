@@ -31,7 +31,7 @@ GRPO = {
 def first_round_below_the_law(results: Results) -> Verdict:
     """KL after the first round, against log K - (K - 1)/K of an exact round."""
     bound = best_of_k_kl(K)
-    room = {}
+    room: dict[str, list[float]] = {}
     for cell in results.cells("raft"):
         room.setdefault(cell.start, []).append(bound - results.curve("raft", "iterate", "kl", cell)[0])
     return at_least(room, 0.0, unit="nats below the law")

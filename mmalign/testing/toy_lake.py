@@ -87,7 +87,8 @@ class LakeTask:
 
 def _walk(start: int, rng: np.random.Generator) -> list[int]:
     while True:
-        path, here = [], start
+        path: list[int] = []
+        here = start
         while here != _GOAL and len(path) < _LONGEST:
             here = int(rng.choice(_moves(here)))
             path.append(here)
