@@ -21,9 +21,9 @@ def _model(name: str, text: str, changes: dict[str, Any]) -> Arm:
 
 
 def _trained(name: str, model: str, text: str, changes: dict[str, Any] | None = None) -> Arm:
-    """PPO against one of the reward models."""
+    """GRPO against one of the reward models."""
     overrides = {"evaluate.include_start": False, **(changes or {})}
-    return Arm(name, overrides, reuses=model, text=text)
+    return Arm(name, overrides, stages=("grpo", "evaluate"), reuses=model, text=text)
 
 
 def _arms() -> tuple[Arm, ...]:
@@ -36,12 +36,12 @@ def _arms() -> tuple[Arm, ...]:
             "rm_other", "control: told the facts of another picture", {"reward_model.facts.show": "other"}
         ),
         _model("rm_shuffled", "control: preferences drawn at random", {"reward_model.ranking.shuffle": True}),
+        _trained("no_bonus", "rm_facts", "full without the symbolic bonus", _NO_BONUS),
+        _trained("plain", "rm_none", "no facts and no bonus: ordinary RLHF", _NO_BONUS),
         _trained("full", "rm_facts", "facts, symbolic bonus, length and stop terms"),
         _trained("no_facts", "rm_none", "full without facts"),
         _trained("other_facts", "rm_other", "control: full with the facts of another picture"),
-        _trained("no_bonus", "rm_facts", "full without the symbolic bonus", _NO_BONUS),
         _trained("no_length", "rm_facts", "full without the length term", {"reward.length_coef": 0.0}),
-        _trained("plain", "rm_none", "no facts and no bonus: ordinary RLHF", _NO_BONUS),
         _trained("shuffled", "rm_shuffled", "control: no bonus, preferences drawn at random", _NO_BONUS),
     )
 
@@ -91,11 +91,11 @@ CLAIM = Claim(
         "feedback.n_prompts": 96,
         "feedback.n_heldout": 40,
         "reward_model.max_steps": 40,
-        "ppo.max_steps": 6,
+        "grpo.max_steps": 6,
         "evaluate.n": 40,
     },
     starts={"base0": {"model.model_name_or_path": "embedded:0"}},
-    equal=("seed", "modality", "model", "data", "sft", "feedback", "reward_model", "reward", "ppo", "evaluate",
+    equal=("seed", "modality", "model", "data", "sft", "feedback", "reward_model", "reward", "grpo", "evaluate",
            "guard"),
     vary=("reward.correct_bonus", "reward.length_coef"),
     tables={

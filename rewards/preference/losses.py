@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from mmalign.objectives.reward_model import bradley_terry, comparisons, pairwise_preference, plackett_luce
-from mmalign.rewards.preference.data import Ranked
+from mmalign.rewards.preference.data import Ranked, prompt_id
+from mmalign.rewards.preference.options import Options
 from mmalign.rewards.preference.reading import Reading
+from mmalign.rng import derive_seed
 
-__all__ = ["Compared", "candidates", "compared", "pair_loss", "score_loss"]
+__all__ = ["Compared", "candidates", "compared", "learns_from", "pair_loss", "score_loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +74,10 @@ def candidates(readings: Sequence[Reading], groups: Sequence[Ranked], mine: Sequ
     for group in groups:
         starts.append(starts[-1] + len(group.rows))
     return [readings[k] for i in mine for k in range(starts[i], starts[i + 1])]
+
+
+def learns_from(group: Ranked, member: str, options: Options) -> bool:
+    """Whether a member sees a prompt: all do, or about 63 % of the prompts under ``bootstrap``."""
+    if not options.bootstrap:
+        return True
+    return derive_seed(0, "bootstrap", member, prompt_id(group.rows[0])) % 1_000_000 < 632_121

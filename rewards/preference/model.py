@@ -27,14 +27,20 @@ from torch import Tensor, nn
 
 from mmalign.errors import UserError
 from mmalign.protocols import Likelihood
-from mmalign.rewards.preference.data import Ranked, prompt_id
+from mmalign.rewards.preference.data import Ranked
 from mmalign.rewards.preference.heads import PairHead, ValueHead, pooled
-from mmalign.rewards.preference.losses import Compared, candidates, compared, pair_loss, score_loss
+from mmalign.rewards.preference.losses import (
+    Compared,
+    candidates,
+    compared,
+    learns_from,
+    pair_loss,
+    score_loss,
+)
 from mmalign.rewards.preference.options import Options
 from mmalign.rewards.preference.reading import Reading, feature_sizes, hidden_size, padded, read_rows
 from mmalign.rewards.preference.storage import read_record, write_record
 from mmalign.rewards.preference.view import View
-from mmalign.rng import derive_seed
 from mmalign.types import Row
 
 __all__ = ["PreferenceRewardModel"]
@@ -69,19 +75,19 @@ class PreferenceRewardModel(nn.Module):
         view: View | None = None,
     ) -> None:
         super().__init__()
-        names = [str(k) for k in range(options.members)]
-        wanted = [SHARED] if options.shared_trunk else names
-        if sorted(trunks) != sorted(wanted):
-            raise UserError(f"trunks: expected {wanted}, found {sorted(trunks)}.")
+        if sorted(trunks) != sorted(_trunk_names(options)):
+            raise UserError(f"trunks: expected {_trunk_names(options)}, found {sorted(trunks)}.")
         self.adapter, self.options, self.width = adapter, options, width
         self.view = view or View(adapter)
         self.trunks = nn.ModuleDict(dict(trunks))
         self.trunks.requires_grad_(options.train_trunk)
         sizes = feature_sizes(width, options.read)
         paired = options.loss == "pairwise" and options.compare == "states"
-        self.heads = nn.ModuleDict(
-            {n: PairHead(sizes, int(n)) if paired else ValueHead(sizes, options.head, int(n)) for n in names}
-        )
+        heads = [
+            PairHead(sizes, k) if paired else ValueHead(sizes, options.head, k)
+            for k in range(options.members)
+        ]
+        self.heads = nn.ModuleDict({str(k): head for k, head in enumerate(heads)})
         self.register_buffer("center", torch.zeros(options.members))
         self.register_buffer("scale", torch.ones(options.members))
         self._kept: dict[tuple[str, int], tuple[Row, Reading]] = {}
@@ -101,17 +107,14 @@ class PreferenceRewardModel(nn.Module):
         """Load the trunk(s) through the adapter; one pass over ``probe`` finds the hidden size.
 
         Args:
-            adapter: the modality's adapter.
+            adapter, options, view: see the class.
             source: folder or hub name of the start model.
             probe: any row with an answer.
-            options: see the class.
-            view: see the class.
             device: where the trunks live.
             dtype: number type of the trunks (heads stay float32).
         """
-        names = [SHARED] if options.shared_trunk else [str(k) for k in range(options.members)]
-        trunks = {name: adapter.load(source, device=device, dtype=dtype) for name in names}
-        width = hidden_size(adapter, trunks[names[0]], probe)
+        trunks = {n: adapter.load(source, device=device, dtype=dtype) for n in _trunk_names(options)}
+        width = hidden_size(adapter, next(iter(trunks.values())), probe)
         return cls(adapter, trunks, options, width=width, view=view)._to(device)
 
     def loss(self, groups: Sequence[Ranked]) -> tuple[Tensor, dict[str, float]]:
@@ -125,12 +128,12 @@ class PreferenceRewardModel(nn.Module):
             ``margin`` (mean score gap) and, where it is asked for, ``lm`` (nats per step of the best answers).
         """
         rows = [row for group in groups for row in group.rows]
-        paired = self.options.compare == "text"
+        options, paired = self.options, self.options.compare == "text"
         keep = not self.options.train_trunk
         readings = {} if paired else {name: self._read(name, rows, None, keep=keep) for name in self.trunks}
         losses, metrics = [], []
         for member in self.heads:
-            mine = [i for i, group in enumerate(groups) if self._learns(member, group)]
+            mine = [i for i, group in enumerate(groups) if learns_from(group, member, options)]
             if not mine:
                 continue
             pairs = compared([groups[i] for i in mine], self.center.device)
@@ -219,15 +222,13 @@ class PreferenceRewardModel(nn.Module):
         device: str = "cpu",
         dtype: str = "float32",
     ) -> PreferenceRewardModel:
-        """Read what ``save`` wrote.
-
-        Raises:
-            UserError: when the folder holds no preference reward model.
-        """
+        """Read what ``save`` wrote; a ``UserError`` says that the folder holds no such model."""
         record = read_record(folder)
         options = Options(**record["options"])
-        names = [SHARED] if options.shared_trunk else [str(k) for k in range(options.members)]
-        trunks = {n: adapter.load(str(folder / f"trunk-{n}"), device=device, dtype=dtype) for n in names}
+        trunks = {
+            n: adapter.load(str(folder / f"trunk-{n}"), device=device, dtype=dtype)
+            for n in _trunk_names(options)
+        }
         model = cls(adapter, trunks, options, width=record["width"], view=view)
         state = load_file(str(folder / "heads.safetensors"))
         model.center.copy_(state.pop("center"))
@@ -242,13 +243,6 @@ class PreferenceRewardModel(nn.Module):
 
     def _trunk(self, member: str) -> str:
         return SHARED if self.options.shared_trunk else member
-
-    def _learns(self, member: str, group: Ranked) -> bool:
-        """Whether a member sees a prompt: all do, or about 63 % of the prompts under ``bootstrap``."""
-        if not self.options.bootstrap:
-            return True
-        draw = derive_seed(0, "bootstrap", member, prompt_id(group.rows[0])) % 1_000_000
-        return draw < 632_121
 
     def _member_loss(
         self, member: str, rows: Sequence[Row], readings: Sequence[Reading], pairs: Compared
@@ -300,3 +294,7 @@ class PreferenceRewardModel(nn.Module):
             self._kept.update({(name, id(row)): (row, fresh[id(row)]) for row in new})
             return [self._kept[(name, id(row))][1] for row in rows]
         return [fresh[id(row)] for row in rows]
+
+
+def _trunk_names(options: Options) -> list[str]:
+    return [SHARED] if options.shared_trunk else [str(k) for k in range(options.members)]

@@ -18,16 +18,12 @@ from mmalign.rewards.preference import (
     Ranked,
     View,
     quality,
-    ranked_from_feedback,
     ranked_from_rows,
 )
-from mmalign.rewards.preference.data import prompt_id, shuffled
 from mmalign.rewards.preference.heads import pooled
-from mmalign.rewards.preference.losses import compared
 from mmalign.rewards.preference.options import Options
 from mmalign.rng import generator
 from mmalign.testing.policies import ToyAdapter, toy_answer, toy_rows
-from mmalign.types import Row, Segment
 
 ADAPTER = ToyAdapter()
 
@@ -120,13 +116,13 @@ def test_two_candidates_give_bradley_terry_and_margins_reach_the_loss() -> None:
     ids=lambda options: ",".join(f"{k}={v}" for k, v in options.items()) or "default",
 )
 def test_every_kind_learns_to_rank_unseen_answers(options: dict[str, Any]) -> None:
-    model, held = build(**options), ranked(30, seed=5)
+    model, held = build(**options), ranked(20, seed=5)
     before = quality(model, held)["preference"]["accuracy"]
     assert before == 0.5  # the heads start at 0: every pair is a tie
-    train(model, ranked(40, seed=1), 60)
+    train(model, ranked(36, seed=1), 60)
     found = quality(model, held)["preference"]
-    assert found["accuracy"] > 0.85 and found["n"] == 90 and found["ci_low"] > 0.75
-    assert found["auc"] > 0.85 and 0 <= found["ece"] <= 1 and found["longer"] == 0.5
+    assert found["accuracy"] > 0.8 and found["n"] == 60 and found["ci_low"] > 0.65
+    assert found["auc"] > 0.8 and 0 <= found["ece"] <= 1 and found["longer"] == 0.5
 
 
 def test_a_frozen_trunk_stays_as_it_is_and_is_read_once() -> None:
@@ -139,26 +135,24 @@ def test_a_frozen_trunk_stays_as_it_is_and_is_read_once() -> None:
 
 def test_a_pairwise_model_is_antisymmetric_and_may_be_intransitive() -> None:
     rows = [row for group in ranked(4) for row in group.rows]
-    for compare in ("states",):
-        model = randomised(build(loss="pairwise", compare=compare))
-        first, second = rows, rows[1:] + rows[:1]
-        odds = model.odds(first, second)
-        assert torch.allclose(odds, -model.odds(second, first), atol=1e-6)
-        assert float(odds.abs().max()) > 1e-3
-        assert torch.allclose(model.odds(rows, rows), torch.zeros(1, len(rows)), atol=1e-6)
+    model = randomised(build(loss="pairwise"))
+    first, second = rows, rows[1:] + rows[:1]
+    odds = model.odds(first, second)
+    assert torch.allclose(odds, -model.odds(second, first), atol=1e-6) and float(odds.abs().max()) > 1e-3
+    assert torch.allclose(model.odds(rows, rows), torch.zeros(1, len(rows)), atol=1e-6)
     with pytest.raises(UserError, match="scores no answer"):
         model.scores(rows)
     # rock, paper, scissors: a head on both states fits a cycle, which no score can
     cycle = [Ranked((rows[k], rows[(k + 1) % 3]), (1.0, 0.0)) for k in range(3)]
     model = build(loss="pairwise", train_trunk=False)
-    train(model, cycle, 200)
+    train(model, cycle, 120, lr=2e-2)
     assert bool((model.odds([g.rows[0] for g in cycle], [g.rows[1] for g in cycle]) > 0).all())
 
 
 def test_a_pairwise_model_may_read_the_rival_in_its_prompt() -> None:
     groups = [
         Ranked(tuple(replace(row, prompt="d") for row in group.rows), group.worth)
-        for group in ranked(20, seed=2)
+        for group in ranked(12, seed=2)
     ]
     view = View(ADAPTER, rival_template="{prompt} {rival}")
     options = Options(loss="pairwise", compare="text")
@@ -169,7 +163,7 @@ def test_a_pairwise_model_may_read_the_rival_in_its_prompt() -> None:
     rival = [replace(row, completion="c .") for row in second]
     assert not torch.allclose(odds, model.odds(first, rival), atol=1e-4)
     before = model.loss(groups)[0].item()
-    train(model, groups, 30)
+    train(model, groups, 25)
     assert model.loss(groups)[0].item() < before - 0.1
 
 
@@ -219,12 +213,11 @@ def test_calibration_gives_mean_0_and_standard_deviation_1() -> None:
 
 def test_pairwise_reward_compares_the_answers_of_a_group() -> None:
     model = randomised(build(loss="pairwise"))
-    adapter_rows = toy_rows(3)
-    rollout = ADAPTER.sample(ADAPTER.load("toy:1"), adapter_rows, 3, generator(0, "g"), max_steps=6)
+    rollout = ADAPTER.sample(ADAPTER.load("toy:1"), toy_rows(3), 3, generator(0, "g"), max_steps=6)
     totals = PreferenceReward(model)(rollout).per_step.sum(1).view(3, 3)
     assert torch.allclose(totals.sum(1), torch.zeros(3), atol=1e-5)  # a zero-sum game within each prompt
     assert float(totals.abs().max()) <= 0.5
-    single = ADAPTER.sample(ADAPTER.load("toy:1"), adapter_rows, 1, generator(0, "g"), max_steps=6)
+    single = ADAPTER.sample(ADAPTER.load("toy:1"), toy_rows(3), 1, generator(0, "g"), max_steps=6)
     with pytest.raises(UserError, match="num_generations"):
         PreferenceReward(model)(single)
 
@@ -253,57 +246,3 @@ def test_lm_coef_adds_the_likelihood_of_the_best_answer() -> None:
     logp = ADAPTER.logp(plain.trunks["shared"], batch)
     nll = -logp.values[logp.mask].mean()
     assert torch.allclose(joint.loss(groups)[0] - plain.loss(groups)[0], 0.3 * nll, atol=1e-5)
-
-
-def labelled(name: str, *labels: int) -> Row:
-    segments = tuple(Segment(k, k + 1, f"s{k} .", labels={"object": label}) for k, label in enumerate(labels))
-    return Row(name, "d", completion="a .", segments=segments)
-
-
-def test_labelled_answers_are_ranked() -> None:
-    rows = [
-        labelled("p#0", 1, 1, 1, -1),
-        labelled("p#1", 1),
-        labelled("p#2", -1),
-        labelled("q#0", 1),
-        labelled("q#1", 1),
-    ]
-    by_labels = ranked_from_feedback(rows)
-    assert [g.worth for g in by_labels] == [(2.0, 1.0, -1.0)]  # q ties and gives no ranking
-    careful = ranked_from_feedback(rows, "errors_first")[0]
-    assert sorted(range(3), key=lambda k: -careful.worth[k]) == [1, 0, 2]
-    with pytest.raises(UserError, match="different worth"):
-        ranked_from_feedback(rows[3:])
-
-
-def test_shuffled_preferences_keep_answers_and_numbers() -> None:
-    groups = ranked(30)
-    mixed = shuffled(groups, 0)
-    assert [g.rows for g in mixed] == [g.rows for g in groups]
-    assert all(sorted(a.worth) == sorted(b.worth) for a, b in zip(mixed, groups, strict=True))
-    assert mixed != groups and mixed == shuffled(groups, 0) != shuffled(groups, 1)
-
-
-def test_pairs_point_at_their_rows_and_every_prompt_counts_once() -> None:
-    row = toy_rows(1)[0]
-    groups = [Ranked((row,) * 3, (0.0, 2.0, 2.0)), Ranked((row, row), (1.0, 0.0))]
-    pairs = compared(groups)
-    assert list(zip(pairs.better.tolist(), pairs.worse.tolist(), strict=True)) == [(1, 0), (2, 0), (3, 4)]
-    assert pairs.weight.tolist() == [0.5, 0.5, 1.0]
-    assert prompt_id(Row("a#b#3", "d")) == "a#b" and prompt_id(Row("x:chosen", "d")) == "x"
-
-
-def test_refusals_name_the_row_or_option() -> None:
-    row = toy_rows(1)[0]
-    with pytest.raises(UserError, match="did you mean"):
-        Options(loss="plackett")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="needs pool"):
-        Options(read="surprise")
-    with pytest.raises(UserError, match="'answers' and 'scores'"):
-        ranked_from_rows([replace(row, meta={"answers": ["a", "b"], "scores": [1]})])
-    with pytest.raises(UserError, match="'margin' must be a number"):
-        ranked_from_rows([replace(row, meta={"margin": "big"})])
-    with pytest.raises(ValueError, match="two or more"):
-        Ranked((row,), (1.0,))
-    with pytest.raises(UserError, match="expected"):
-        View(ADAPTER, facts_template="{facts}")
