@@ -98,6 +98,7 @@ CLAIM = Claim(
     equal=("seed", "modality", "model", "data", "sft", "feedback", "reward_model", "reward", "grpo", "evaluate",
            "guard"),
     vary=("reward.correct_bonus", "reward.length_coef"),
+    seeds=3,
     tables={
         "halluc. T=1": f"{says.SAMPLED}/hallucination/overall",
         "halluc. greedy": f"{says.GREEDY}/hallucination/overall",

@@ -19,7 +19,7 @@ from mmalign.errors import UserError
 
 __all__ = ["default_folder", "list_claims", "run_claim"]
 
-SEEDS, QUICK_SEEDS = 5, 2
+QUICK_SEEDS = 2
 
 
 def default_folder(name: str, quick: bool) -> Path:
@@ -44,7 +44,7 @@ def run_claim(
 
     Args:
         name: a registered claim, or ``module:ATTRIBUTE``.
-        seeds: how many seeds 0, 1, ... of every start; 5 by default, 2 with ``quick``.
+        seeds: how many seeds 0, 1, ... of every start; the claim's own number by default, 2 with ``quick``.
         quick: the claim's quick overrides (a smoke test: too small to decide much).
         output_dir: ``runs/claims/<name>`` by default, ``runs/claims/<name>-quick`` with ``quick``.
         workers: processes at a time, one thread each; the number of cores by default.  0 runs the cells
@@ -59,9 +59,9 @@ def run_claim(
     Raises:
         UserError: for an unknown claim, arms that are not held equal, or a cell that failed.
     """
-    seeds = (QUICK_SEEDS if quick else SEEDS) if seeds is None else seeds
-    _check_counts(seeds, workers)
     claim, out = narrowed(find_claim(name), arms, starts), console or Console()
+    seeds = (QUICK_SEEDS if quick else claim.seeds) if seeds is None else seeds
+    _check_counts(seeds, workers)
     root = output_dir or default_folder(claim.name, quick)
     equal = check_equal(claim, quick=quick)
     cells = tuple((Cell(start, seed), seed) for seed in range(seeds) for start in claim.starts)
