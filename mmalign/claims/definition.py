@@ -90,6 +90,7 @@ class Claim:
         starts: name -> changes that give another starting policy.
         equal: prefixes of config keys in which no two ``train`` arms may differ, except by ``vary``.
         vary: keys below ``equal`` that arms may change after all.
+        seeds: how many seeds run by default.
         tables: metrics shown in the printed table, ``{"title": "task@mode/metric"}``.
         recorded: the verdict the maintainers recorded, shown by ``mmalign claims list``.
 
@@ -108,6 +109,7 @@ class Claim:
     starts: Mapping[str, Overrides] = field(default_factory=lambda: {"base": ()})
     equal: tuple[str, ...] = ()
     vary: tuple[str, ...] = ()
+    seeds: int = 5
     tables: Mapping[str, str] = field(default_factory=dict)
     recorded: Path | None = None
 
