@@ -70,7 +70,7 @@ def shrunk(cfg: RunConfig) -> RunConfig:
             "data": cfg.data.model_copy(update={"n_train": _ROWS, "n_validation": _ROWS, "max_rows": _ROWS}),
             "sft": cfg.sft.model_copy(update={**few, "max_steps": min(1, cfg.sft.max_steps)}),
             "feedback": cfg.feedback.model_copy(
-                update={"n_prompts": _ROWS, "n_heldout": _ROWS, "n_samples": 1}
+                update={"n_prompts": _ROWS, "n_heldout": _ROWS, "n_samples": min(4, cfg.feedback.n_samples)}
             ),
             "reward_model": cfg.reward_model.model_copy(update={**few, "max_steps": 1}),
             "dpo": cfg.dpo.model_copy(update={**few, "max_steps": 1, "n_pairs": _ROWS, "n_heldout": _ROWS}),

@@ -100,8 +100,8 @@ def _coarse(item: Any, scale: float, row_id: str) -> Any:
     if not isinstance(image, Image.Image):
         kind = type(item).__name__
         raise UserError(f"row {row_id}: media_scale {scale} needs images, found {kind}; 0 blanks any media")
-    small = tuple(max(1, round(side * scale)) for side in image.size)
-    return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BILINEAR)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX).resize(image.size, Image.Resampling.BILINEAR)
 
 
 def _filled(row: Row, template: str, values: Mapping[str, str]) -> Any:

@@ -90,6 +90,7 @@ def _items(ctx: RunContext, recipe: Any, part: str) -> list[Any]:
     if not isinstance(recipe, ComparesAnswers):
         return labelled_rows(ctx, part)
     cfg = ctx.cfg.reward_model
+    rows: Sequence[Row]
     if cfg.ranking.pairs == "feedback":
         rows = labelled_rows(ctx, part)
     else:
