@@ -9,10 +9,11 @@ from mmalign.types import Speed
 
 __all__ = ["SWITCHES", "switched"]
 
-SWITCHES = tuple(field.name for field in fields(Speed))
-"""The names of the switches."""
+SWITCHES = tuple(field.name for field in fields(Speed) if field.name != "pack")
+"""The switches that are compared one by one; ``pack`` acts only where no prompt is shared, which no case here has."""
 
 
 def switched(adapter: Any, off: str | None) -> None:
-    """Every switch on but ``off``; all of them off for ``off="plain"``."""
-    adapter.speed = Speed(**{name: off not in ("plain", name) for name in SWITCHES})
+    """Every switch on but ``off``; all of them off for ``off="plain"``, and ``pack`` with ``share_prefix``."""
+    chosen = {name: off not in ("plain", name) for name in SWITCHES}
+    adapter.speed = Speed(**chosen, pack=chosen["share_prefix"])
