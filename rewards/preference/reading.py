@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmalign.errors import UserError
 from mmalign.protocols import Likelihood
+from mmalign.rewards.preference.data import prompt_id
 from mmalign.rewards.preference.options import Read
 from mmalign.types import Row
 
@@ -55,7 +56,7 @@ def hidden_size(adapter: Likelihood, trunk: nn.Module, probe: Row) -> int:
 def read_rows(
     adapter: Likelihood, trunk: nn.Module, rows: Sequence[Row], read: Read, batch_size: int | None = None
 ) -> list[Reading]:
-    """Read every row, those of similar length together; the result is in the given order.
+    """Read every row, those of one prompt side by side (adapters may share it); the result is in the given order.
 
     Args:
         adapter: the modality.
@@ -64,7 +65,8 @@ def read_rows(
         read: what is taken of each step.
         batch_size: rows per pass, or ``None`` for all at once.
     """
-    order = sorted(range(len(rows)), key=lambda i: len(str(rows[i].prompt)) + len(str(rows[i].completion)))
+    keys = [(len(str(row.prompt)), prompt_id(row), len(str(row.completion))) for row in rows]
+    order = sorted(range(len(rows)), key=keys.__getitem__)
     size = batch_size or max(len(order), 1)
     found: dict[int, Reading] = {}
     for start in range(0, len(order), size):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from mmalign.config.load import load_config
 from mmalign.errors import UserError
+from mmalign.pipeline.run import run_recipe
 from mmalign.rewards.preference import Ranked, View, ranked_from_feedback, ranked_from_rows
 from mmalign.rewards.preference.data import prompt_id, shuffled
 from mmalign.rewards.preference.losses import compared
@@ -67,3 +71,20 @@ def test_refusals_name_the_row_or_option() -> None:
         Ranked((row,), (1.0,))
     with pytest.raises(UserError, match="expected"):
         View(ToyAdapter(), facts_template="{facts}")
+
+
+def test_the_recipe_learns_from_a_file_of_ranked_answers(tmp_path: Path) -> None:
+    for name, seed, n in (("train", 1, 16), ("held", 2, 8)):
+        lines = []
+        for row in toy_rows(n, seed):
+            texts = [str(row.chosen), str(row.rejected), "c . g ."]
+            lines.append({"id": row.id, "prompt": "d", "answers": texts, "scores": [2, 1, 0], "margin": 0.1})
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    flags = [
+        f"--output_dir={tmp_path / 'run'}", "--modality=toy", "--model.model_name_or_path=toy:1",
+        f"--data.train={tmp_path / 'train.jsonl'}", f"--data.validation={tmp_path / 'held.jsonl'}",
+        "--reward_model.max_steps=2", "--reward_model.ranking.loss=plackett_luce", "--guard.enabled=false",
+    ]  # fmt: skip
+    run_recipe(load_config("reward-model", flags))
+    found = json.loads((tmp_path / "run/stages/reward_model/quality.json").read_text())["preference"]
+    assert found["n"] == 24 and found["prompts"] == 8
