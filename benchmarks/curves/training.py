@@ -48,10 +48,10 @@ class Plan:
     """
 
     steps: int = 30
-    batch_size: int = 16
+    batch_size: int = 8
     learning_rate: float = 2e-4
     n_heldout: int = 128
-    n_pictures: int = 200
+    n_pictures: int = 100
     seed: int = 0
     world: str = "scenes"
     start: int = 0
