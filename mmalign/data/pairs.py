@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -103,25 +104,28 @@ def pairs_from_feedback(answers: Sequence[Row]) -> list[Pair]:
     return pairs
 
 
-def labelled_answers(rows: Iterable[Row]) -> list[tuple[Row, bool]]:
+def labelled_answers(rows: Sequence[Row]) -> Sequence[tuple[Row, bool]]:
     """Single answers with a verdict: rows with ``completion`` and ``label``, or both answers of a pair.
+
+    Every row is looked at once; what is kept of it is its place, and answers are made when they are asked for.
 
     Raises:
         UserError: when a row has neither, or a label that is not true or false.
     """
-    found: list[tuple[Row, bool]] = []
-    for row in rows:
-        label = row.meta.get("label")
-        if label is None:
-            pair = pair_of(row)
-            found += [(pair.chosen, True), (pair.rejected, False)]
-            continue
-        if not isinstance(label, bool | int) or int(label) not in (0, 1) or row.completion is None:
-            raise UserError(
-                f"row {row.id}: needs a 'completion' and a 'label' of true or false, got {label!r}"
-            )
-        found.append((row, bool(label)))
-    return found
+    places = array("Q")
+    for place, row in enumerate(rows):
+        places.extend(2 * place + part for part in range(len(_judged(row))))
+    return Mapped(places, lambda at: _judged(rows[at // 2])[at % 2])
+
+
+def _judged(row: Row) -> list[tuple[Row, bool]]:
+    label = row.meta.get("label")
+    if label is None:
+        pair = pair_of(row)
+        return [(pair.chosen, True), (pair.rejected, False)]
+    if not isinstance(label, bool | int) or int(label) not in (0, 1) or row.completion is None:
+        raise UserError(f"row {row.id}: needs a 'completion' and a 'label' of true or false, got {label!r}")
+    return [(row, bool(label))]
 
 
 def _worth(row: Row) -> int:

@@ -118,13 +118,12 @@ class CachedReference:
 
         After this the reference is closed: it computes nothing more, because the policy is about to move.
         """
-        missing = list({key: row for row in rows if (key := row_key(row)) not in self._known}.items())
+        places = {key: k for k, row in enumerate(rows) if (key := row_key(row)) not in self._known}
+        missing = list(places)
         for start in range(0, len(missing), batch_size):
             chunk = missing[start : start + batch_size]
-            values = self._compute([row for _, row in chunk])
-            self._known |= {
-                key: value.cpu().contiguous() for (key, _), value in zip(chunk, values, strict=True)
-            }
+            values = self._compute([rows[places[key]] for key in chunk])
+            self._known |= {key: value.cpu().contiguous() for key, value in zip(chunk, values, strict=True)}
         if missing and write:
             write_folder(self._folder, lambda target: save_file(self._known, target / "logp.safetensors"))
         self._closed = True

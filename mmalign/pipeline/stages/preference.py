@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmalign.data.lazy import Joined
+from mmalign.data.lazy import Joined, Mapped
 from mmalign.data.pairs import Pair, labelled_answers, lazy_pairs, pairs_from_feedback, sides_of
 from mmalign.engine.atomic import write_json
 from mmalign.engine.freeze import count_parameters, freeze
@@ -64,7 +65,7 @@ def run_kto(ctx: RunContext) -> None:
             loss_type=cfg.loss_type,
         )
 
-    _train(ctx, "kto", cfg, items, [row for row, _ in items], objective, with_reference=True)
+    _train(ctx, "kto", cfg, items, Mapped(items, itemgetter(0)), objective, with_reference=True)
 
 
 def pair_settings(cfg: DPOConfig) -> PairSettings:
@@ -98,7 +99,7 @@ def _rows(ctx: RunContext, cfg: PairsConfig, part: str) -> Sequence[Row]:
     return ctx.rows(split, min(n, cfg.n_pairs or n) if part == "train" else n, kind="preference")
 
 
-def _judged(ctx: RunContext, cfg: PairsConfig) -> list[tuple[Row, bool]]:
+def _judged(ctx: RunContext, cfg: PairsConfig) -> Sequence[tuple[Row, bool]]:
     if cfg.pairs == "feedback":
         pairs = preference_pairs(ctx, cfg, "train")
         return [item for pair in pairs for item in ((pair.chosen, True), (pair.rejected, False))]
