@@ -189,3 +189,24 @@ def test_resumed_rounds_do_not_ask_the_judge_again(tmp_path: Path, monkeypatch: 
 def test_bad_settings_get_one_sentence(tmp_path: Path, flags: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         run(tmp_path / "run", *flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "slots"),
+    [
+        ("raft", ("reward", "best", "nll", "initial")),
+        ("superhf", ("reward", "best", "superhf", "initial")),
+        ("spin", ("data", "data_policy", "pair", "previous")),
+        ("online-dpo", ("reward", "best_worst", "pair", "previous")),
+        ("nash-md", ("reward", "all", "nash", "initial")),
+        ("ift", ("data", "data", "ift", "initial")),
+        ("self-rewarding", ("judge", "best_worst", "pair", "previous")),
+    ],
+)
+def test_shipped_recipes_are_settings_of_the_one_loop(name: str, slots: tuple[str, ...]) -> None:
+    cfg = load_config(name, [])
+    loop = cfg.iterate
+    assert cfg.stages == ("sft", "iterate", "evaluate", "report") and cfg.recipe == name
+    assert (loop.label, loop.select, loop.update, loop.reference) == slots
+    own = load_config(name, ["--model.model_name_or_path=mine", "--data.train=rows.jsonl"])
+    assert own.model.lora_r == 16 and own.iterate.learning_rate == 1e-5
