@@ -44,7 +44,7 @@ class Plan:
         n_heldout: validation pairs to measure on.
         n_pictures: validation pictures to describe greedily; 0 for none.
         seed: of the pairs, their order and the shuffled control.
-        world, start, task: where pairs, weights and the captioning task come from.
+        modality, world, start, task: the adapter, and where pairs, weights and the captioning task come from.
     """
 
     steps: int = 30
@@ -53,6 +53,7 @@ class Plan:
     n_heldout: int = 128
     n_pictures: int = 100
     seed: int = 0
+    modality: str = "vision"
     world: str = "scenes"
     start: int = 0
     task: str = "scenes-captions"
@@ -74,7 +75,7 @@ class Setting:
 def open_setting(plan: Plan, folder: Path) -> Setting:
     """Load the start model, draw the pairs and score them once under the start model."""
     world = registry.load("worlds", plan.world)
-    adapter = registry.load("modalities", "vision")()
+    adapter = registry.load("modalities", plan.modality)()
     model = adapter.load(str(world.BASES[plan.start])).eval()
     pairs = pairs_from_rows(world.rows("train", plan.steps * plan.batch_size, plan.seed, "preference"))
     heldout = pairs_from_rows(world.rows("validation", plan.n_heldout, plan.seed, "preference"))
