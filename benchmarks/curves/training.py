@@ -49,7 +49,7 @@ class Plan:
 
     steps: int = 30
     batch_size: int = 8
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     n_heldout: int = 128
     n_pictures: int = 100
     seed: int = 0
