@@ -78,8 +78,15 @@ class PPOConfig(Section):
     """``gae`` uses a critic; ``grpo`` and ``rloo`` compare answers to one prompt."""
     dense_advantages: Bool = True
     """Without a critic: credit each step with the reward still to come, not with the answer's total."""
-    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
-    """How steps are averaged: over the global batch, per answer, by a constant length, over the batch."""
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "dapo"
+    """How steps are averaged (over the global batch, per answer, by a constant length, over the batch) under the clip;
+    or another use of the ratio: CISPO, SAPO, LUSPO, VESPO."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """One ratio per token, or one per answer: the geometric mean of its tokens' (GSPO)."""
+    sapo_temperature_pos: Positive = 1.0
+    """Steepness of SAPO's gate where the advantage is positive."""
+    sapo_temperature_neg: Positive = 1.05
+    """The same where it is not."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """What group advantages are divided by: the group's standard deviation, the batch's, or nothing."""
     reference: Literal["adapter_off", "copy", "cache", "auto"] = "auto"
@@ -101,6 +108,8 @@ class PPOConfig(Section):
                 "kl_estimator: k1 in the loss without kl_ratio_correction has an expected gradient of 0; "
                 "set kl_ratio_correction: true or use k2"
             )
+        if self.loss_type == "cispo" and self.cliprange_high is None:
+            raise ValueError("cliprange_high: cispo bounds the ratio itself by it; set one, such as 5")
         if self.dual_clip is not None and self.dual_clip <= 1:
             raise ValueError(f"dual_clip: expected a number above 1, got {self.dual_clip}")
         return self

@@ -12,7 +12,8 @@ from mmalign.engine.step import Loss
 from mmalign.errors import UserError
 from mmalign.objectives.kl import kl_loss
 from mmalign.objectives.masked import aggregate
-from mmalign.objectives.policy import ppo_policy_loss, ppo_value_loss
+from mmalign.objectives.policy import ppo_value_loss
+from mmalign.objectives.policy_family import AGGREGATION, FamilySettings, policy_family_loss
 
 if TYPE_CHECKING:
     from mmalign.config.schema import PPOConfig
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mmalign.protocols import Likelihood
     from mmalign.types import LogP
 
-__all__ = ["policy_update_loss"]
+__all__ = ["family_settings", "policy_update_loss"]
 
 
 def policy_update_loss(
@@ -75,8 +76,21 @@ def policy_update_loss(
             total = total + cfg.vf_coef * value
             report |= {f"{name}value_loss": value.detach()}
             report |= {f"cost/{key}" if name else key: number for key, number in value_metrics.items()}
-    weight = float(scored.mask.sum()) if cfg.loss_type in ("dapo", "bnpo") else float(len(index))
+    weight = float(scored.mask.sum()) if AGGREGATION[cfg.loss_type] in ("dapo", "bnpo") else float(len(index))
     return Loss(total, weight, report)
+
+
+def family_settings(cfg: PPOConfig) -> FamilySettings:
+    """The section's choice of policy loss."""
+    return FamilySettings(
+        loss_type=cfg.loss_type,
+        importance=cfg.importance_sampling_level,
+        cliprange=cfg.cliprange,
+        cliprange_high=cfg.cliprange_high,
+        dual_clip=cfg.dual_clip,
+        sapo_temperature_pos=cfg.sapo_temperature_pos,
+        sapo_temperature_neg=cfg.sapo_temperature_neg,
+    )
 
 
 def _taken(data: Experience, index: Sequence[int], width: int) -> dict[str, Tensor]:
@@ -92,16 +106,9 @@ def _policy_terms(
 ) -> tuple[Tensor, dict[str, float | Tensor]]:
     """The clipped loss with, where configured, the KL and the entropy bonus."""
     mask = scored.mask
-    total, metrics = ppo_policy_loss(
-        scored.values,
-        part["logp_old"],
-        part["advantages"],
-        mask,
-        cfg.cliprange,
-        cliprange_high=cfg.cliprange_high,
-        dual_clip=cfg.dual_clip,
-        aggregation=cfg.loss_type,
-        max_length=cfg.max_completion_length,
+    how, longest = AGGREGATION[cfg.loss_type], cfg.max_completion_length
+    total, metrics = policy_family_loss(
+        scored.values, part["logp_old"], part["advantages"], mask, family_settings(cfg), longest
     )
     report: dict[str, float | Tensor] = {"policy_loss": total.detach(), **metrics}
     if cfg.kl_placement == "loss" and kl_coef:
@@ -113,10 +120,10 @@ def _policy_terms(
             ratio_correction=cfg.kl_ratio_correction,
             logp_old=part["logp_old"],
         )
-        penalty = aggregate(per_step, mask, cfg.loss_type, max_length=cfg.max_completion_length)
+        penalty = aggregate(per_step, mask, how, max_length=longest)
         total = total + kl_coef * penalty
         report["kl_loss"] = penalty.detach()
     if cfg.entropy_coef and scored.entropy is not None:
-        spread = aggregate(scored.entropy, mask, cfg.loss_type, max_length=cfg.max_completion_length)
+        spread = aggregate(scored.entropy, mask, how, max_length=longest)
         total = total - cfg.entropy_coef * spread
     return total, report

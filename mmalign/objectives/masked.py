@@ -11,7 +11,7 @@ from mmalign.objectives.shapes import check_steps, fill
 
 __all__ = ["Aggregation", "aggregate", "masked_mean", "masked_sum", "masked_var", "masked_whiten"]
 
-Aggregation = Literal["dapo", "grpo", "bnpo", "dr_grpo"]
+Aggregation = Literal["dapo", "grpo", "bnpo", "dr_grpo", "luspo"]
 """How a per-step loss becomes one number; see :func:`aggregate`."""
 
 
@@ -102,11 +102,12 @@ def aggregate(
     max_length: int | None = None,
     normalizer: Tensor | float | None = None,
 ) -> Tensor:
-    """Reduce a per-step loss ``[B, T]`` to a scalar; the four ways differ as soon as lengths do.
+    """Reduce a per-step loss ``[B, T]`` to a scalar; the five ways differ as soon as lengths do.
 
     ``grpo``: mean over sequences of each sequence's mean · ``bnpo``: mean over the real steps of this
     batch · ``dapo``: sum over real steps / ``normalizer`` (default: this batch's real steps, = bnpo) ·
-    ``dr_grpo``: sum / (B * ``max_length``), a constant, so no length bias.
+    ``dr_grpo``: sum / (B * ``max_length``), a constant, so no length bias · ``luspo``: sum / B, so that
+    longer answers weigh more.
 
     *Reference:* DeepSeekMath (Shao et al. 2024, arXiv:2402.03300); Dr. GRPO (Liu et al. 2025,
     arXiv:2503.20783); DAPO (Yu et al. 2025, arXiv:2503.14476). *Differs from TRL:* the accumulation
@@ -115,9 +116,9 @@ def aggregate(
     Args:
         per_step: ``[B, T]`` loss, floating.
         mask: ``[B, T]`` bool.
-        how: one of the four names.
+        how: one of the five names.
         max_length: the constant of ``dr_grpo`` (steps).
-        normalizer: replaces the last denominator (steps for ``dapo``, sequences for ``grpo``,
+        normalizer: replaces the last denominator (steps for ``dapo``, sequences for ``grpo`` and ``luspo``,
             B * max_length for ``dr_grpo``).  Give the count of the whole optimiser step (divided by
             the number of processes when gradients are averaged over them) and splitting a batch
             changes nothing.
@@ -136,6 +137,8 @@ def aggregate(
         if max_length is None or max_length < 1:
             raise ValueError(f"dr_grpo needs max_length >= 1 (the generation limit), got {max_length}")
         total, default = masked_sum(per_step, mask), torch.tensor(mask.shape[0] * max_length)
+    elif how == "luspo":
+        total, default = masked_sum(per_step, mask), torch.tensor(mask.shape[0])
     else:
-        raise ValueError(f'unknown aggregation "{how}", expected one of dapo, grpo, bnpo, dr_grpo')
+        raise ValueError(f'unknown aggregation "{how}", expected one of dapo, grpo, bnpo, dr_grpo, luspo')
     return total / (default.clamp(min=1).to(total.dtype) if normalizer is None else normalizer)

@@ -168,7 +168,7 @@ def grpo_loss(
         logp_old: ``[B, T]`` nats under the sampler; detached here.
         advantages: ``[B]`` (one per sequence) or ``[B, T]`` (dense); detached here.
         mask: ``[B, T]`` bool.
-        loss_type: ``dapo``, ``grpo``, ``bnpo`` or ``dr_grpo``.
+        loss_type: ``dapo``, ``grpo``, ``bnpo``, ``dr_grpo`` or ``luspo``.
         cliprange, cliprange_high, dual_clip: as :func:`ppo_policy_loss`.
         beta: KL coefficient; with 0 no reference is needed.
         logp_ref: ``[B, T]`` nats under the reference.
