@@ -13,6 +13,7 @@ import torch
 from mmalign.data.pairs import pair_of
 from mmalign.engine.iterate.collect import Drawing, draw, draw_mixture, sequence_logps
 from mmalign.engine.iterate.label import JudgeLabels, PolicyComparer, RewardLabels
+from mmalign.engine.iterate.loop import RewardMemory
 from mmalign.engine.iterate.select import (
     best_against_worst,
     best_of_each,
@@ -206,3 +207,35 @@ def test_resampled_answers_follow_the_geometric_mixture() -> None:
     seen = torch.bincount(torch.tensor([row.steps[0] for row in mixed[0].rows]), minlength=12) / 2000
     assert 0.5 * float((seen - wanted).abs().sum()) < 0.05 < 0.5 * float((now.exp() - wanted).abs().sum())
     assert 0.3 < effective <= 1.0
+
+
+class Counting:
+    """A reward with a state: how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.asked = state["asked"]
+
+
+def test_a_round_collected_again_starts_from_the_rewards_state_at_its_beginning() -> None:
+    reward = Counting()
+    memory = RewardMemory(reward)
+    for _ in range(2):  # two rounds of five answers
+        memory.begin(resumed=False)
+        reward.asked += 5
+    saved = memory.state_dict()
+    again = Counting()
+    resumed = RewardMemory(again)
+    resumed.load_state_dict(saved)
+    assert again.asked == 10
+    resumed.begin(resumed=True)
+    assert again.asked == 5  # as before the second round
+    again.asked += 5
+    resumed.begin(resumed=False)
+    assert again.asked == 10 and resumed.state_dict() == {"before": {"asked": 10}, "now": {"asked": 10}}
+    assert RewardMemory(None).state_dict() == {"before": {}, "now": {}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -204,7 +204,7 @@ class IterativeTrainer:
         totals = getattr(self.labels() if self.labels else None, "totals", None)
         saved = self.memory.state_dict()
         found = measured(
-            self.drawing(),
+            replace(self.drawing(), temperature=1.0),
             self.model,
             self.weights.initial,
             self.heldout,

@@ -26,7 +26,9 @@ def measured(
     totals: Callable[[Rollout], Tensor] | None,
     names: tuple[str | int, ...],
 ) -> dict[str, float]:
-    """One answer per row; a modality that cannot sample is measured on the rows' own answers (``nll`` alone).
+    """One answer per row, at the temperature of ``how`` (1, or the KL is not that of the policy).
+
+    A modality that cannot sample is measured on the rows' own answers (``nll`` alone).
 
     Returns:
         ``kl`` (nats per answer, a sample estimate of KL(policy || start)), ``completion_length`` (steps), ``finished``
