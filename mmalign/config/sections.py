@@ -139,8 +139,8 @@ class RankingConfig(Section):
     """All pairs, the whole ranking, or a model of one answer against another."""
     pool: Literal["last", "sum", "mean"] = "last"
     """Read the value after the last real step, or add or average the values of all steps."""
-    read: Literal["state", "surprise"] = "state"
-    """What is read of a step: the state after it, or also the one before, its log-probability and entropy."""
+    read: Literal["state", "surprise", "likelihood"] = "state"
+    """Read the state after a step; or also the one before, log-probability and entropy; or those numbers alone."""
     compare: Literal["states", "text"] = "states"
     """How ``pairwise`` sees both answers: their states, or the rival's text in the prompt."""
     margin: NonNegative = 0.0

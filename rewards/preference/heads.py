@@ -14,6 +14,9 @@ from mmalign.rng import generator
 
 __all__ = ["PairHead", "ValueHead", "pooled"]
 
+NARROWEST = 16
+"""Least width of an MLP's hidden layer."""
+
 
 def pooled(values: Tensor, mask: Tensor, pool: Pool) -> Tensor:
     """Reduce ``[B, T, ...]`` numbers after each step to ``[B, ...]``: the last real step's, their sum or mean.
@@ -49,8 +52,9 @@ class ValueHead(nn.Module):
         self.parts = list(sizes)
         self.norms = _norms(sizes)
         width = sum(sizes)
-        self.first = nn.Linear(width, sizes[0]) if kind == "mlp" else None
-        self.last = nn.Linear(sizes[0] if kind == "mlp" else width, 1)
+        inner = max(sizes[0], NARROWEST)
+        self.first = nn.Linear(width, inner) if kind == "mlp" else None
+        self.last = nn.Linear(inner if kind == "mlp" else width, 1)
         _initialise(self.first, self.last, member)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -76,8 +80,9 @@ class PairHead(nn.Module):
         super().__init__()
         self.parts = list(sizes)
         self.norms = _norms(sizes)
-        self.first = nn.Linear(2 * sum(sizes), 2 * sizes[0])
-        self.last = nn.Linear(2 * sizes[0], 1)
+        inner = 2 * max(sizes[0], NARROWEST)
+        self.first = nn.Linear(2 * sum(sizes), inner)
+        self.last = nn.Linear(inner, 1)
         _initialise(self.first, self.last, member)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:

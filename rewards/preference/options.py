@@ -11,12 +11,12 @@ __all__ = ["LossName", "Options", "Pool", "Read"]
 
 LossName = Literal["bradley_terry", "plackett_luce", "pairwise"]
 Pool = Literal["last", "sum", "mean"]
-Read = Literal["state", "surprise"]
+Read = Literal["state", "surprise", "likelihood"]
 
 _KNOWN = {
     "loss": ("bradley_terry", "plackett_luce", "pairwise"),
     "pool": ("last", "sum", "mean"),
-    "read": ("state", "surprise"),
+    "read": ("state", "surprise", "likelihood"),
     "head": ("linear", "mlp"),
     "compare": ("states", "text"),
 }
@@ -31,8 +31,9 @@ class Options:
             ``pairwise``, a model of one answer against another.
         pool: ``last`` reads the state after the last real step; ``sum`` and ``mean`` read every step and add or
             average the values (Christiano et al., 2017, arXiv:1706.03741, score segments of behaviour so).
-        read: ``state`` after a step, or ``surprise``: the states before and after it, its log-probability and the
-            entropy it was drawn from, under the trunk (needs ``sum`` or ``mean``).
+        read: ``state`` after a step; ``surprise``: the states before and after it, its log-probability and the
+            entropy it was drawn from, under the trunk; ``likelihood``: those two numbers alone, which few comparisons
+            suffice to learn from (both need ``sum`` or ``mean``).
         head: ``linear`` or ``mlp``.
         compare: how ``pairwise`` sees both answers: their ``states``, or the rival's ``text`` in the prompt.
         members: size of the ensemble.
@@ -65,8 +66,8 @@ class Options:
                 raise UserError(f"{name}: {value!r} is not one of {known}{nearest(value, known)}.")
         if self.members < 1:
             raise UserError(f"members: expected at least 1, got {self.members}.")
-        if self.read == "surprise" and self.pool == "last":
-            raise UserError("read: surprise reads every step, so it needs pool: sum or mean.")
+        if self.read != "state" and self.pool == "last":
+            raise UserError(f"read: {self.read} reads every step, so it needs pool: sum or mean.")
         if self.centering and self.loss != "bradley_terry":
             raise UserError(f"centering belongs to bradley_terry, not to {self.loss}.")
         if self.lm_coef and not self.train_trunk:

@@ -18,7 +18,7 @@ from mmalign.types import Row
 __all__ = ["NUMBERS", "Reading", "feature_sizes", "hidden_size", "padded", "read_rows"]
 
 NUMBERS = 2
-"""Plain numbers beside the states under ``surprise``: log-probability and entropy of the step."""
+"""Plain numbers of a step, beside its states or alone: log-probability and entropy."""
 FLOOR = 12.0
 
 
@@ -36,8 +36,8 @@ class Reading:
 
 
 def feature_sizes(width: int, read: Read) -> list[int]:
-    """Sizes of the parts of ``features``: states of width ``H`` and, under ``surprise``, two numbers."""
-    return [width] if read == "state" else [width, width, NUMBERS]
+    """Sizes of the parts of ``features``: states of width ``H``, two numbers, or both."""
+    return {"state": [width], "surprise": [width, width, NUMBERS], "likelihood": [NUMBERS]}[read]
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ def read_rows(
     for start in range(0, len(order), size):
         picked = order[start : start + size]
         out = adapter.logp(
-            trunk, adapter.collate([rows[i] for i in picked]), hidden=True, entropy=read == "surprise"
+            trunk, adapter.collate([rows[i] for i in picked]), hidden=True, entropy=read != "state"
         )
         if out.hidden is None:
             raise UserError(f"modality {adapter.name!r} gives no hidden states, which a reward model reads.")
@@ -80,10 +80,11 @@ def read_rows(
             n = int(out.mask[b].sum())
             states, logp = out.hidden[b, : n + 1].float(), out.values[b, :n].float()
             features = states[1:]
-            if read == "surprise":
+            if read != "state":
                 assert out.entropy is not None
                 numbers = torch.stack([logp, out.entropy[b, :n].float()], dim=1).clamp(-FLOOR, FLOOR) / 3.0
-                features = torch.cat([states[:-1], states[1:], numbers], dim=1)
+                around = [states[:-1], states[1:]] if read == "surprise" else []
+                features = torch.cat([*around, numbers], dim=1)
             found[i] = Reading(features, logp)
     return [found[i] for i in range(len(rows))]
 

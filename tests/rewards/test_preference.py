@@ -75,7 +75,11 @@ def test_the_value_is_read_after_the_last_real_step() -> None:
 
 def test_scores_do_not_depend_on_batching_or_neighbours() -> None:
     rows = [row for group in ranked(5) for row in group.rows]
-    for options in ({}, {"pool": "sum", "read": "surprise", "head": "mlp"}, {"pool": "mean"}):
+    for options in (
+        {},
+        {"pool": "sum", "read": "surprise", "head": "mlp"},
+        {"pool": "mean", "read": "likelihood", "head": "mlp"},
+    ):
         model = randomised(build(**options))
         together, alone = model.scores(rows), model.scores(rows, batch_size=1)
         assert torch.allclose(together, alone, atol=1e-5) and float(together.std()) > 1e-3
