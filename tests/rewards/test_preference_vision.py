@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from mmalign.rewards.factual import Facts
 from mmalign.rewards.preference import PreferenceRewardModel, Ranked, View, quality, ranked_from_rows
 from mmalign.rewards.preference.options import Options
 from mmalign.worlds import scenes
+from mmalign.worlds.scenes.ship import file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +58,16 @@ def test_the_reader_believes_its_own_facts_and_not_those_of_another_picture(adap
         scored = adapter.logp(model, adapter.collate([View(adapter, 0.0, facts)(row) for row in rows]))
         found[name] = float(scored.values[scored.mask].mean())
     assert found["own"] > found["none"] + 0.2 and found["other"] < found["none"] - 0.2
+
+
+def test_the_reader_is_what_its_record_says() -> None:
+    folder = scenes.READERS["reader"]
+    record = json.loads((folder / "README.json").read_text())
+    assert file_sha256(folder / "model.safetensors") == record["weights_sha256"]
+    nll = record["heldout_nll"]
+    assert (
+        nll["facts, scale 0"]
+        < nll["no facts, scale 1"]
+        < nll["no facts, scale 0.125"]
+        < nll["no facts, scale 0"]
+    )
