@@ -23,7 +23,12 @@ def save_figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     trained = [record for record in records if record["curve"]]
     panels = list(dict.fromkeys(record["panel"] for record in trained))
-    style = {"svg.hashsalt": "mmalign", "font.size": 7, "svg.fonttype": "none", "axes.linewidth": 0.6}
+    style: dict[Any, Any] = {
+        "svg.hashsalt": "mmalign",
+        "font.size": 7,
+        "svg.fonttype": "none",
+        "axes.linewidth": 0.6,
+    }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(2.4 * len(panels), 4.6), layout="constrained")
         FigureCanvasSVG(figure)

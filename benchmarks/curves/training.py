@@ -177,7 +177,7 @@ def _heldout(setting: Setting, model: nn.Module) -> dict[str, Any]:
         both = score_pairs(
             setting.adapter, model, setting.reference, chunk, generator(setting.plan.seed, "heldout", at)
         )
-        gains.append(torch.stack([masked_sum(logp - ref, mask, 1) for logp, ref, mask in both]))
+        gains.append(torch.stack([_summed(logp, ref, mask) for logp, ref, mask in both]))
         logps.append(torch.stack([masked_sum(logp, mask, 1) for logp, _, mask in both]))
     gained, logp = torch.cat(gains, 1), torch.cat(logps, 1)
     margin = gained[0] - gained[1]
@@ -191,6 +191,11 @@ def _heldout(setting: Setting, model: nn.Module) -> dict[str, Any]:
         "chosen": float(gained[0].mean()),
         "rejected": float(gained[1].mean()),
     }
+
+
+def _summed(logp: Tensor, ref: Tensor | None, mask: Tensor) -> Tensor:
+    assert ref is not None
+    return masked_sum(logp - ref, mask, 1)
 
 
 def _captions(setting: Setting, model: nn.Module, folder: Path) -> dict[str, Any]:
