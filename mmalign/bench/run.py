@@ -204,7 +204,7 @@ def _compare(
 ) -> dict[str, Any]:
     if comparison.memory:
         value = bytes_[comparison.base] / max(1, bytes_[comparison.candidate])
-        found = {"ratio": value, "low": value, "high": value, "unit": "peak memory"}
+        found: dict[str, Any] = {"ratio": value, "low": value, "high": value, "unit": "peak memory"}
     else:
         sides = [[s.run_cpu for s in samples[side]] for side in (comparison.base, comparison.candidate)]
         ratio = ratio_of(*sides)
