@@ -50,6 +50,12 @@ def test_cache_and_copy_give_the_same_run(tmp_path: Path) -> None:
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-6)
 
 
+@pytest.mark.parametrize(("steps", "how"), [("60", "cache"), ("2", "copy")])
+def test_auto_caches_what_is_read_at_least_once(tmp_path: Path, steps: str, how: str) -> None:
+    folder = run(tmp_path / "run", "[dpo]", *DPO, "--dpo.reference", "auto", "--dpo.max_steps", steps)
+    assert json.loads((folder / "stages/dpo/done.json").read_text())["reference"] == how
+
+
 def test_a_run_cut_short_goes_on_to_the_same_end(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", "[dpo]", *DPO, "--dpo.reference", "cache")
     cut = run(tmp_path / "cut", "[dpo]", *DPO, "--dpo.reference", "cache")

@@ -121,7 +121,7 @@ def _train(
     guard_media(ctx, model, rows)
     heldout = _heldout(ctx, cfg)
     needed = Joined(rows, sides_of(heldout))
-    reference = _reference(ctx, name, cfg, model, needed) if with_reference else None
+    reference = _reference(ctx, name, cfg, model, needed, len(items)) if with_reference else None
     optimizer = make_optimizer(
         {"policy": model.parameters()}, {"policy": cfg.learning_rate}, cfg.weight_decay
     )
@@ -145,13 +145,31 @@ def _heldout(ctx: RunContext, cfg: PairsConfig) -> Sequence[Pair]:
     return preference_pairs(ctx, cfg, "heldout")
 
 
-def _reference(ctx: RunContext, name: str, cfg: PairsConfig, model: nn.Module, rows: Sequence[Row]) -> Any:
+def _reference(
+    ctx: RunContext, name: str, cfg: PairsConfig, model: nn.Module, rows: Sequence[Row], n_items: int
+) -> Any:
     """The policy as it is now, however it is kept."""
-    if cfg.reference != "cache":
-        return Reference(ctx.adapter, model, cfg.reference)
+    how = (
+        "cache"
+        if cfg.reference == "auto" and _worth_caching(ctx, cfg, model, rows, n_items)
+        else cfg.reference
+    )
+    if how != "cache":
+        return Reference(ctx.adapter, model, how)
     cache = cached_reference(ctx.stage_dir(name) / "cache", ctx.adapter, model)
     cache.precompute(rows, cfg.per_device_train_batch_size, write=ctx.accelerator.is_main_process)
     return cache
+
+
+@torch.no_grad()
+def _worth_caching(
+    ctx: RunContext, cfg: PairsConfig, model: nn.Module, rows: Sequence[Row], n_items: int
+) -> bool:
+    """Whether the loss can read a cache, training reads every row at least once, and scores are not drawn at random."""
+    if getattr(cfg, "loss_type", None) == "kto":
+        return False
+    read = cfg.max_steps * cfg.per_device_train_batch_size * ctx.accelerator.num_processes
+    return read >= n_items and not ctx.adapter.logp(model, ctx.adapter.collate(rows[:1])).surrogate
 
 
 @torch.no_grad()
