@@ -33,8 +33,8 @@ class PairsConfig(Section):
     beta: Positive = 0.1
     """Inverse temperature of the implicit reward: larger stays closer to the reference."""
     reference: Literal["auto", "adapter_off", "copy", "cache"] = "auto"
-    """``cache`` computes log-probabilities once and keeps them on disk; ``auto`` does so where training reads every row at
-    least once, and else switches a tuner off or copies the model."""
+    """``cache`` computes log-probabilities once and keeps them on disk; ``auto`` does so where training reads every
+    row at least once, and else switches a tuner off or copies the model."""
     pairs: Literal["data", "feedback"] = "data"
     """``chosen`` and ``rejected`` of the rows, or the best and worst labelled answers of stage ``feedback``."""
     n_pairs: PositiveCount | None = None
