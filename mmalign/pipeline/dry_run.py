@@ -64,13 +64,14 @@ def dry_run(cfg: RunConfig) -> None:
 
 def shrunk(cfg: RunConfig) -> RunConfig:
     """The same configuration with two rows and one step everywhere."""
+    few_answers = 6 if cfg.feedback.n_samples > 1 else 1  # enough that not all are worth the same
     few = {"per_device_train_batch_size": _ROWS, "save_steps": 1}
     return cfg.model_copy(
         update={
             "data": cfg.data.model_copy(update={"n_train": _ROWS, "n_validation": _ROWS, "max_rows": _ROWS}),
             "sft": cfg.sft.model_copy(update={**few, "max_steps": min(1, cfg.sft.max_steps)}),
             "feedback": cfg.feedback.model_copy(
-                update={"n_prompts": _ROWS, "n_heldout": _ROWS, "n_samples": min(4, cfg.feedback.n_samples)}
+                update={"n_prompts": _ROWS, "n_heldout": _ROWS, "n_samples": few_answers}
             ),
             "reward_model": cfg.reward_model.model_copy(update={**few, "max_steps": 1}),
             "dpo": cfg.dpo.model_copy(update={**few, "max_steps": 1, "n_pairs": _ROWS, "n_heldout": _ROWS}),

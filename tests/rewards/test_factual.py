@@ -15,6 +15,7 @@ from mmalign.config.load import load_config
 from mmalign.errors import UserError
 from mmalign.feedback.facts import SceneExtractor
 from mmalign.feedback.judges.scenes import SceneJudge
+from mmalign.pipeline.dry_run import dry_run
 from mmalign.pipeline.run import run_recipe
 from mmalign.rewards.factual import CorrectChoice, CorrectFacts, Facts
 from mmalign.rewards.factual.recipe import Factual
@@ -237,3 +238,11 @@ def test_a_killed_reward_model_stage_resumes_to_the_same_weights(
         assert whole == cut, name
     record = json.loads((tmp_path / "cut/stages/reward_model/final/reward_model.json").read_text())
     assert len(record["view"]["facts"]["pool"]) > 1
+
+
+def test_a_dry_run_ranks_a_few_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_captions(monkeypatch)
+    dry_run(config(tmp_path / "run", "--stages=feedback,reward_model,grpo", "--grpo.num_generations=2"))
+    assert "reward_model" in capsys.readouterr().out and not (tmp_path / "run").exists()
