@@ -26,7 +26,7 @@ def loop_loss(logp: Tensor, mask: Tensor, gamma: float) -> float:
         n = len(losses)
         raw = [sum(gamma ** (k - t) * losses[k] for k in range(t, n)) for t in range(n)]
         weights = [1.0] * n if gamma == 0 else [w * n / sum(raw) for w in raw]
-        totals.append(sum(w * l for w, l in zip(weights, losses, strict=True)) / n)
+        totals.append(sum(w * loss for w, loss in zip(weights, losses, strict=True)) / n)
     return float(np.mean(totals))
 
 
@@ -84,6 +84,20 @@ def test_the_released_gradient_also_flows_through_the_weights() -> None:
         grads.append(x.grad)
     assert not torch.allclose(*grads, atol=1e-3)
     assert torch.allclose(grads[1], -ift_weights(-logp, mask, 0.6) / mask.sum(1)[:, None] / len(mask))
+
+
+def test_the_released_gradient_can_raise_later_losses() -> None:
+    """L = (l1^2 + g l1 l2 + l2^2) / (l1 + (1 + g) l2): at l = (1, 0.1) descent makes the second step worse."""
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    slopes = []
+    for detach in (False, True):
+        logp = torch.tensor([[-1.0, -0.1]], dtype=torch.float64, requires_grad=True)
+        ift_loss(logp, mask, 0.95, detach)[0].backward()
+        assert logp.grad is not None
+        slopes.append(-float(logp.grad[0, 1]))  # with respect to the loss of the second step
+    above, below = 1 + 0.095 + 0.01, 1 + 0.195
+    assert slopes[0] == pytest.approx((1.15 * below - 1.95 * above) / below**2) and slopes[0] < -0.5
+    assert slopes[1] > 0
 
 
 def test_padding_is_nothing_and_zero_losses_weigh_one() -> None:
