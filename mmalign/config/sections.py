@@ -59,7 +59,7 @@ class DataConfig(Section):
     world: str = "scenes"
     """The world that rows come from when no file is given."""
     n_train: PositiveCount = 2048
-    """How many training rows."""
+    """How many training rows of ``world``; of a file every row is used (``max_rows`` reads fewer)."""
     n_validation: PositiveCount = 256
     """How many validation rows."""
     n_test: PositiveCount = 256

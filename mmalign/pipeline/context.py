@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -144,6 +145,11 @@ class RunContext:
             source, device=str(self.accelerator.device), dtype=self.cfg.model.torch_dtype
         )
         return model.eval()
+
+    def training_rows(self, kind: str = "caption", most: int | None = None) -> Sequence[Row]:
+        """Every row of the training file, or ``data.n_train`` rows of the world; ``most`` of them at most."""
+        n = self.cfg.data.n_train if self.cfg.data.train is None else sys.maxsize
+        return self.rows("train", n if most is None else min(n, most), kind)
 
     def rows(self, split: str, n: int, kind: str = "caption", offset: int = 0) -> Sequence[Row]:
         """Rows of a split: from the configured file (read when asked for), or ``n`` rows of the world.

@@ -15,7 +15,7 @@ from mmalign.engine.pairs import pair_objective
 from mmalign.engine.reference import Reference, cached_reference
 from mmalign.errors import UserError
 from mmalign.objectives.preference import PAIR_LOSSES, PairSettings
-from mmalign.pipeline.run import run_recipe
+from mmalign.pipeline.run import open_run, run_recipe
 from mmalign.rng import generator
 from mmalign.testing.policies import ToyAdapter, toy_rows
 from mmalign.types import Row, Segment
@@ -166,3 +166,16 @@ def test_cached_reference_needs_no_second_model(tmp_path: Path) -> None:
     cache.precompute([pair.chosen, pair.rejected], 2)
     loss = pair_objective(adapter, model, cache, PairSettings())([pair], generator(0, "x"))
     assert loss.value.item() == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_every_row_of_a_file_is_used(tmp_path: Path) -> None:
+    """``data.n_train`` is how many rows a world gives; it never cuts a user's own file short."""
+    file = tmp_path / "pairs.jsonl"
+    record = {"prompt": [8], "media": [[0.1, 1.0, 0.0, 0.0]], "chosen": [5, 1], "rejected": [6, 1]}
+    file.write_text("".join(json.dumps({**record, "id": str(k)}) + "\n" for k in range(9)))
+    cfg = load_config(
+        "toy", ["--output_dir", str(tmp_path / "run"), "--data.train", str(file), "--data.n_train", "4"]
+    )
+    ctx = open_run(cfg)
+    assert len(ctx.training_rows("preference")) == 9
+    assert len(ctx.training_rows("preference", 5)) == 5

@@ -56,7 +56,7 @@ def _trainer(ctx: RunContext, model: nn.Module) -> IterativeTrainer:
         adapter=ctx.adapter,
         model=model,
         weights=weights,
-        rows=ctx.rows("train", ctx.cfg.data.n_train, kind="caption"),
+        rows=ctx.training_rows(),
         heldout=ctx.rows("validation", cfg.n_heldout, kind="caption"),
         labels=_labels(ctx, model, reward),
         memory=memory,

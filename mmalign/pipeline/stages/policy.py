@@ -40,7 +40,7 @@ def run_grpo(ctx: RunContext) -> None:
 
 
 def _run(ctx: RunContext, name: str, cfg: PPOConfig) -> None:
-    rows = ctx.rows("train", ctx.cfg.data.n_train, kind="caption")
+    rows = ctx.training_rows()
     model = tuned(ctx, ctx.load_model(ctx.start_policy()))
     freeze(model, ctx.cfg.model.freeze)
     guard_media(ctx, model, rows)

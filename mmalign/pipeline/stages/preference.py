@@ -95,8 +95,9 @@ def preference_pairs(ctx: RunContext, cfg: PairsConfig, part: str) -> Sequence[P
 
 
 def _rows(ctx: RunContext, cfg: PairsConfig, part: str) -> Sequence[Row]:
-    split, n = ("train", ctx.cfg.data.n_train) if part == "train" else ("validation", cfg.n_heldout)
-    return ctx.rows(split, min(n, cfg.n_pairs or n) if part == "train" else n, kind="preference")
+    if part == "train":
+        return ctx.training_rows("preference", cfg.n_pairs)
+    return ctx.rows("validation", cfg.n_heldout, kind="preference")
 
 
 def _judged(ctx: RunContext, cfg: PairsConfig) -> Sequence[tuple[Row, bool]]:

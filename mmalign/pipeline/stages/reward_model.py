@@ -93,10 +93,11 @@ def _items(ctx: RunContext, recipe: Any, part: str) -> list[Any]:
     rows: Sequence[Row]
     if cfg.ranking.pairs == "feedback":
         rows = labelled_rows(ctx, part)
+    elif part == "train":
+        rows = ctx.training_rows("preference", cfg.ranking.n_train)
     else:
-        n = ctx.cfg.data.n_train if part == "train" else ctx.cfg.data.n_validation
-        limit = cfg.ranking.n_train if part == "train" else cfg.ranking.n_heldout
-        rows = ctx.rows(PARTS[part], min(n, limit or n), kind="preference")
+        n = ctx.cfg.data.n_validation
+        rows = ctx.rows(PARTS[part], min(n, cfg.ranking.n_heldout or n), kind="preference")
     return recipe.rankings(rows, cfg, part=part, seed=ctx.cfg.seed)
 
 

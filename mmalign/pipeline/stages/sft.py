@@ -26,7 +26,7 @@ def run(ctx: RunContext) -> None:
     if cfg.max_steps == 0:
         ctx.mark_done(NAME, {"skipped": True, "model": ctx.base_model()})
         return
-    rows = ctx.rows("train", ctx.cfg.data.n_train, kind="caption")
+    rows = ctx.training_rows()
     lacking = [row.id for row in rows if row.completion is None]
     if lacking:
         raise UserError(
