@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -69,7 +70,7 @@ def test_beta_one_reaches_the_data_in_one_round_and_above_one_contracts() -> Non
     for _ in range(6):
         here = spin_minimiser(data, here, 5.0)
         distances.append(kl(data, here))
-    assert all(after < before for before, after in zip(distances, distances[1:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(distances))
 
 
 def test_a_small_beta_overshoots_tenfold_in_log_space() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_a_stronger_prior_moves_less_and_none_is_the_best_of_k() -> None:
         after = exact_round(start, best, coef)
         moved.append(float((after.exp() * (after - start)).sum()))
     assert moved[0] == pytest.approx(float((best * (best.log() - start)).sum()), abs=1e-4)
-    assert all(later < earlier for earlier, later in zip(moved, moved[1:], strict=False)) and moved[-1] < 1e-5
+    assert all(later < earlier for earlier, later in itertools.pairwise(moved)) and moved[-1] < 1e-5
 
 
 @pytest.mark.parametrize("k", [1, 2, 8])
@@ -126,9 +127,7 @@ def test_ties_cost_less_kl_and_reward_rises_every_round() -> None:
     for _ in range(4):
         probs = best_of_k_law(probs, reward, 2)
         means.append(float((probs * reward).sum()))
-    assert all(b > a for a, b in zip(means, means[1:], strict=False)) and math.isclose(
-        float(probs.sum()), 1.0
-    )
+    assert all(b > a for a, b in itertools.pairwise(means)) and math.isclose(float(probs.sum()), 1.0)
 
 
 def test_refusals() -> None:
