@@ -1,6 +1,6 @@
 """Train the embedded scenes model with every pair and unpaired objective, all else equal, and compare.
 
-    OMP_NUM_THREADS=1 python scripts/compare_objectives.py                    # about 5 minutes of processor time
+    OMP_NUM_THREADS=1 python scripts/compare_objectives.py                    # about 4 minutes of processor time
     python scripts/compare_objectives.py --arms sigmoid,ipo,shuffled --steps 10 --out runs/few
 
 Every arm starts from the same weights and sees the same pairs in the same batches.  Writes ``objectives.json``, a
