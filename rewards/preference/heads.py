@@ -12,7 +12,7 @@ from mmalign.rewards.preference.options import Pool
 from mmalign.rewards.preference.reading import NUMBERS
 from mmalign.rng import generator
 
-__all__ = ["PairHead", "ValueHead", "pooled"]
+__all__ = ["PairHead", "ValueHead", "pooled", "step_parts"]
 
 NARROWEST = 16
 """Least width of an MLP's hidden layer."""
@@ -36,6 +36,24 @@ def pooled(values: Tensor, mask: Tensor, pool: Pool) -> Tensor:
     if pool != "mean":
         return total
     return total / lengths.clamp(min=1).reshape(-1, *([1] * (total.dim() - 1)))
+
+
+def step_parts(values: Tensor, pool: Pool, center: Tensor, scale: Tensor) -> Tensor:
+    """Split a standardised score over the steps it was read from; the parts sum to the score.
+
+    Args:
+        values: ``[M, n]`` value after each real step, per member.
+        pool: how the score is made of them.
+        center: ``[M]`` zero of the score.
+        scale: ``[M]`` unit of the score.
+    """
+    n = max(values.shape[1], 1)
+    if pool == "last":
+        parts = torch.zeros_like(values)
+        parts[:, -1:] = values[:, -1:] - center[:, None]
+    else:
+        parts = (values / n if pool == "mean" else values) - center[:, None] / n
+    return parts / scale[:, None]
 
 
 class ValueHead(nn.Module):

@@ -14,7 +14,7 @@ from mmalign.rewards.preference.options import Options
 from mmalign.rewards.preference.reading import Reading
 from mmalign.rng import derive_seed
 
-__all__ = ["Compared", "candidates", "compared", "learns_from", "pair_loss", "score_loss"]
+__all__ = ["Compared", "best_nll", "candidates", "compared", "learns_from", "pair_loss", "score_loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +81,9 @@ def learns_from(group: Ranked, member: str, options: Options) -> bool:
     if not options.bootstrap:
         return True
     return derive_seed(0, "bootstrap", member, prompt_id(group.rows[0])) % 1_000_000 < 632_121
+
+
+def best_nll(readings: Sequence[Reading], pairs: Compared) -> Tensor:
+    """Nats per step of every prompt's best answer under the trunk."""
+    best = pairs.worth.masked_fill(~pairs.mask, -torch.inf).argmax(dim=1, keepdim=True)
+    return -torch.cat([readings[int(k)].logp for k in pairs.place.gather(1, best).flatten()]).mean()

@@ -4,8 +4,7 @@
     pairwise   P(a better than b) = sigmoid((f(h_a, h_b) - f(h_b, h_a)) / 2)            sees both answers
     ensemble   M members: heads apart, trunks too unless shared, each on its own share of the prompts if bootstrapped
 
-By default the value is read after the last real step (``LogP.hidden``), never by counting tokens.  Candidates may carry
-media of their own (``chosen_media``): they are rows like any other.
+Steps are real steps of ``LogP.hidden``, never counted tokens.  Candidates may carry media of their own.
 
 Reference: Ouyang et al. (2022, arXiv:2203.02155) for ``K`` ranked answers; Munos et al. (2023, arXiv:2312.00886) for
 the pairwise model; Coste et al. (2023, arXiv:2310.02743) for ensembles; Yang et al. (2024, arXiv:2406.10216) for
@@ -28,9 +27,10 @@ from torch import Tensor, nn
 from mmalign.errors import UserError
 from mmalign.protocols import Likelihood
 from mmalign.rewards.preference.data import Ranked
-from mmalign.rewards.preference.heads import PairHead, ValueHead, pooled
+from mmalign.rewards.preference.heads import PairHead, ValueHead, pooled, step_parts
 from mmalign.rewards.preference.losses import (
     Compared,
+    best_nll,
     candidates,
     compared,
     learns_from,
@@ -45,8 +45,6 @@ from mmalign.types import Row
 
 __all__ = ["PreferenceRewardModel"]
 
-SHARED = "shared"
-
 
 class PreferenceRewardModel(nn.Module):
     """An ensemble (of one, by default) of heads on one trunk or on a trunk each.
@@ -57,6 +55,7 @@ class PreferenceRewardModel(nn.Module):
         options: see :class:`~mmalign.rewards.preference.options.Options`.
         width: width ``H`` of ``LogP.hidden``.
         view: what the model is shown of a row; the row itself by default.
+        device: where heads and trunks live.
 
     Raises:
         UserError: when the trunks do not match the options.
@@ -73,10 +72,11 @@ class PreferenceRewardModel(nn.Module):
         *,
         width: int,
         view: View | None = None,
+        device: str = "cpu",
     ) -> None:
         super().__init__()
-        if sorted(trunks) != sorted(_trunk_names(options)):
-            raise UserError(f"trunks: expected {_trunk_names(options)}, found {sorted(trunks)}.")
+        if sorted(trunks) != sorted(options.trunk_names):
+            raise UserError(f"trunks: expected {options.trunk_names}, found {sorted(trunks)}.")
         self.adapter, self.options, self.width = adapter, options, width
         self.view = view or View(adapter)
         self.trunks = nn.ModuleDict(dict(trunks))
@@ -90,6 +90,7 @@ class PreferenceRewardModel(nn.Module):
         self.heads = nn.ModuleDict({str(k): head for k, head in enumerate(heads)})
         self.register_buffer("center", torch.zeros(options.members))
         self.register_buffer("scale", torch.ones(options.members))
+        self.to(device)
         self._kept: dict[tuple[str, int], tuple[Row, Reading]] = {}
 
     @classmethod
@@ -113,15 +114,12 @@ class PreferenceRewardModel(nn.Module):
             device: where the trunks live.
             dtype: number type of the trunks (heads stay float32).
         """
-        trunks = {n: adapter.load(source, device=device, dtype=dtype) for n in _trunk_names(options)}
+        trunks = {n: adapter.load(source, device=device, dtype=dtype) for n in options.trunk_names}
         width = hidden_size(adapter, next(iter(trunks.values())), probe)
-        return cls(adapter, trunks, options, width=width, view=view)._to(device)
+        return cls(adapter, trunks, options, width=width, view=view, device=device)
 
     def loss(self, groups: Sequence[Ranked]) -> tuple[Tensor, dict[str, float]]:
         """Mean over members of the configured loss, and its metrics.
-
-        Args:
-            groups: prompts with their ranked candidates.
 
         Returns:
             The loss (nats per prompt, or per position) and ``accuracy`` (share of pairs in the right order),
@@ -142,8 +140,7 @@ class PreferenceRewardModel(nn.Module):
             value, gaps = self._member_loss(member, flat, known, pairs)
             found = {"accuracy": float((gaps > 0).float().mean()), "margin": float(gaps.detach().mean())}
             if self.options.lm_coef:
-                best = pairs.place.gather(1, pairs.worth.masked_fill(~pairs.mask, -torch.inf).argmax(1, True))
-                nll = -torch.cat([known[int(k)].logp for k in best.flatten()]).mean()
+                nll = best_nll(known, pairs)
                 value, found["lm"] = value + self.options.lm_coef * nll, float(nll.detach())
             losses.append(value)
             metrics.append(found)
@@ -156,9 +153,18 @@ class PreferenceRewardModel(nn.Module):
         """Scores ``[M, B]`` of answers, per member.
 
         Args:
-            rows: answered rows.
-            batch_size: rows per pass.
+            rows, batch_size: answered rows and how many per pass.
             standard: in standard deviations of the start policy's answers (see ``calibrate``), or raw.
+        """
+        found = torch.stack([part.sum(dim=1) for part in self.step_scores(rows, batch_size)], dim=1)
+        return found if standard else found * self.scale[:, None] + self.center[:, None]
+
+    @torch.no_grad()
+    def step_scores(self, rows: Sequence[Row], batch_size: int = 64) -> list[Tensor]:
+        """Each step's part ``[M, n]`` of every answer's standardised score; the parts add up to ``scores``.
+
+        Under ``pool: sum`` or ``mean`` a part is the step's own value, the zero point spread over the steps; under
+        ``last`` all of it is the last step's.
 
         Raises:
             UserError: for a pairwise model, which has no score of one answer; see ``odds``.
@@ -167,10 +173,13 @@ class PreferenceRewardModel(nn.Module):
             raise UserError("a pairwise model scores no answer by itself; use odds(first, second).")
         training = self.training
         self.eval()
-        readings = {name: self._read(name, rows, batch_size) for name in self.trunks}
-        raw = torch.stack([self._score(name, readings[self._trunk(name)]) for name in self.heads])
+        found = {name: self._read(name, rows, batch_size) for name in self.trunks}
         self.train(training)
-        return (raw - self.center[:, None]) / self.scale[:, None] if standard else raw
+        parts = []
+        for b in range(len(rows)):
+            values = torch.stack([self.heads[m](found[self._trunk(m)][b].features) for m in self.heads])
+            parts.append(step_parts(values, self.options.pool, self.center, self.scale))
+        return parts
 
     @torch.no_grad()
     def odds(self, first: Sequence[Row], second: Sequence[Row], batch_size: int = 64) -> Tensor:
@@ -227,22 +236,17 @@ class PreferenceRewardModel(nn.Module):
         options = Options(**record["options"])
         trunks = {
             n: adapter.load(str(folder / f"trunk-{n}"), device=device, dtype=dtype)
-            for n in _trunk_names(options)
+            for n in options.trunk_names
         }
-        model = cls(adapter, trunks, options, width=record["width"], view=view)
+        model = cls(adapter, trunks, options, width=record["width"], view=view, device=device)
         state = load_file(str(folder / "heads.safetensors"))
         model.center.copy_(state.pop("center"))
         model.scale.copy_(state.pop("scale"))
         model.heads.load_state_dict(state)
-        return model._to(device)
-
-    def _to(self, device: str) -> PreferenceRewardModel:
-        self.heads.to(device)
-        self.center, self.scale = self.center.to(device), self.scale.to(device)
-        return self
+        return model
 
     def _trunk(self, member: str) -> str:
-        return SHARED if self.options.shared_trunk else member
+        return self.options.trunk_names[0] if self.options.shared_trunk else member
 
     def _member_loss(
         self, member: str, rows: Sequence[Row], readings: Sequence[Reading], pairs: Compared
@@ -294,7 +298,3 @@ class PreferenceRewardModel(nn.Module):
             self._kept.update({(name, id(row)): (row, fresh[id(row)]) for row in new})
             return [self._kept[(name, id(row))][1] for row in rows]
         return [fresh[id(row)] for row in rows]
-
-
-def _trunk_names(options: Options) -> list[str]:
-    return [SHARED] if options.shared_trunk else [str(k) for k in range(options.members)]

@@ -78,3 +78,8 @@ class Options:
             raise UserError("members: linear heads on one trunk learn the same; set bootstrap, or head: mlp.")
         if self.bootstrap and self.members == 1:
             raise UserError("bootstrap needs an ensemble; set members to 2 or more.")
+
+    @property
+    def trunk_names(self) -> list[str]:
+        """``["shared"]``, or a trunk per member: ``["0", "1", ...]``."""
+        return ["shared"] if self.shared_trunk else [str(k) for k in range(self.members)]

@@ -215,6 +215,24 @@ def test_calibration_gives_mean_0_and_standard_deviation_1() -> None:
     assert torch.allclose(scores.std(1, correction=0), torch.ones(2), atol=1e-5)
 
 
+@pytest.mark.parametrize("pool", ["last", "sum", "mean"])
+def test_each_step_is_paid_its_part_and_the_total_is_the_score(pool: Any) -> None:
+    model = randomised(build(pool=pool, members=2, head="mlp"))
+    rollout = ADAPTER.sample(ADAPTER.load("toy:3"), toy_rows(6), 2, generator(0, "r"), max_steps=6)
+    model.calibrate(rollout.rows)
+    paid = PreferenceReward(model)(rollout).per_step
+    assert torch.allclose(paid.sum(1), model.scores(rollout.rows).mean(0), atol=1e-5)
+    assert torch.equal(paid[~rollout.mask], torch.zeros(int((~rollout.mask).sum())))
+    inside = paid.clone()
+    inside[torch.arange(len(rollout)), rollout.mask.sum(1) - 1] = 0
+    assert bool(inside.any()) == (pool != "last")
+    reading = model._read("shared", rollout.rows[:1], None)[0]
+    if pool == "mean":
+        values = torch.stack([head(reading.features) for head in model.heads.values()])
+        wanted = (values - model.center[:, None]) / model.scale[:, None] / values.shape[1]
+        assert torch.allclose(paid[0, : values.shape[1]], wanted.mean(0), atol=1e-5)
+
+
 def test_pairwise_reward_compares_the_answers_of_a_group() -> None:
     model = randomised(build(loss="pairwise"))
     rollout = ADAPTER.sample(ADAPTER.load("toy:1"), toy_rows(3), 3, generator(0, "g"), max_steps=6)
