@@ -90,6 +90,10 @@ class KTOConfig(PairsConfig):
 
     @model_validator(mode="after")
     def _no_cache(self) -> Self:
+        if self.loss_type == "kto" and self.per_device_train_batch_size < 2:
+            raise ValueError(
+                "per_device_train_batch_size: kto swaps answers within each batch, so it needs at least 2, got 1"
+            )
         if self.reference == "cache" and self.loss_type == "kto":
             raise ValueError(
                 "reference: kto scores answers swapped within each batch, which nobody can compute beforehand; "

@@ -31,12 +31,16 @@ class PairLoss:
         coupled: whether it couples the pairs of a batch (a sort, a batch mean), so that splitting a batch into
             micro-batches changes it.
         source: where it comes from.
+        smoothed: whether it reads ``label_smoothing``.
+        divergence: whether it reads ``f_divergence_type``.
     """
 
     loss: Callable[[PairScores, PairSettings], Tensor]
     reference: bool
     source: str
     coupled: bool = False
+    smoothed: bool = False
+    divergence: bool = False
 
 
 def smoothed_logistic(logits: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -152,27 +156,54 @@ def _orpo(p: PairScores, s: PairSettings) -> Tensor:
 
 PAIR_LOSSES: dict[str, PairLoss] = {
     "sigmoid": PairLoss(
-        _sigmoid, True, "DPO, Rafailov et al. 2023, arXiv:2305.18290, eq. 7; with smoothing cDPO"
+        _sigmoid,
+        True,
+        "DPO, Rafailov et al. 2023, arXiv:2305.18290, eq. 7; with smoothing cDPO",
+        smoothed=True,
+        divergence=True,
     ),
     "sigmoid_norm": PairLoss(
-        _sigmoid_norm, True, "length-normalised DPO, Lambert et al. 2024, arXiv:2411.15124"
+        _sigmoid_norm,
+        True,
+        "length-normalised DPO, Lambert et al. 2024, arXiv:2411.15124",
+        smoothed=True,
+        divergence=True,
     ),
-    "robust": PairLoss(_robust, True, "rDPO, Chowdhury et al. 2024, arXiv:2403.00409, eq. 12"),
-    "hinge": PairLoss(_hinge, True, "SLiC-HF, Zhao et al. 2023, arXiv:2305.10425; RSO, arXiv:2309.06657"),
-    "ipo": PairLoss(_ipo, True, "IPO, Azar et al. 2023, arXiv:2310.12036, eq. 17, per-step mean as in TRL"),
-    "ipo_sum": PairLoss(_ipo_sum, True, "IPO, Azar et al. 2023, arXiv:2310.12036, eq. 17, as printed"),
-    "exo_pair": PairLoss(_exo_pair, True, "EXO, Ji et al. 2024, arXiv:2402.00856, eq. 16"),
+    "robust": PairLoss(
+        _robust, True, "rDPO, Chowdhury et al. 2024, arXiv:2403.00409, eq. 12", smoothed=True, divergence=True
+    ),
+    "hinge": PairLoss(
+        _hinge, True, "SLiC-HF, Zhao et al. 2023, arXiv:2305.10425; RSO, arXiv:2309.06657", divergence=True
+    ),
+    "ipo": PairLoss(
+        _ipo,
+        True,
+        "IPO, Azar et al. 2023, arXiv:2310.12036, eq. 17, per-step mean as in TRL",
+        divergence=True,
+    ),
+    "ipo_sum": PairLoss(
+        _ipo_sum, True, "IPO, Azar et al. 2023, arXiv:2310.12036, eq. 17, as printed", divergence=True
+    ),
+    "exo_pair": PairLoss(
+        _exo_pair, True, "EXO, Ji et al. 2024, arXiv:2402.00856, eq. 16", smoothed=True, divergence=True
+    ),
     "nca_pair": PairLoss(_nca_pair, True, "NCA, Chen et al. 2024, arXiv:2402.05369"),
     "bco_pair": PairLoss(_bco_pair, True, "BCO, Jung et al. 2024, arXiv:2404.04656, reward shift 0"),
     "sppo_hard": PairLoss(_sppo_hard, True, "SPPO, Wu et al. 2024, arXiv:2405.00675, eq. 4.7, hard labels"),
-    "aot": PairLoss(_aot, True, "AOT paired, Melnyk et al. 2024, arXiv:2406.05882", coupled=True),
-    "aot_unpaired": PairLoss(_aot_unpaired, True, "AOT unpaired, arXiv:2406.05882", coupled=True),
+    "aot": PairLoss(
+        _aot, True, "AOT paired, Melnyk et al. 2024, arXiv:2406.05882", coupled=True, smoothed=True
+    ),
+    "aot_unpaired": PairLoss(
+        _aot_unpaired, True, "AOT unpaired, arXiv:2406.05882", coupled=True, smoothed=True
+    ),
     "apo_zero": PairLoss(_apo_zero, True, "APO-zero, D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7"),
     "apo_down": PairLoss(_apo_down, True, "APO-down, arXiv:2408.06266, eq. 8"),
-    "discopop": PairLoss(_discopop, True, "DiscoPOP, Lu et al. 2024, arXiv:2406.08414, eq. 5"),
+    "discopop": PairLoss(
+        _discopop, True, "DiscoPOP, Lu et al. 2024, arXiv:2406.08414, eq. 5", divergence=True
+    ),
     "sft": PairLoss(_sft, False, "likelihood of the chosen answers (RPO, arXiv:2404.19733)", coupled=True),
-    "simpo": PairLoss(_simpo, False, "SimPO, Meng et al. 2024, arXiv:2405.14734, eq. 6"),
-    "cpo": PairLoss(_cpo, False, "CPO, Xu et al. 2024, arXiv:2401.08417, eq. 3", coupled=True),
+    "simpo": PairLoss(_simpo, False, "SimPO, Meng et al. 2024, arXiv:2405.14734, eq. 6", smoothed=True),
+    "cpo": PairLoss(_cpo, False, "CPO, Xu et al. 2024, arXiv:2401.08417, eq. 3", coupled=True, smoothed=True),
     "orpo": PairLoss(_orpo, False, "ORPO, Hong et al. 2024, arXiv:2403.07691, eq. 6", coupled=True),
 }
 """Name -> objective.  ``sft``, ``cpo`` and ``orpo`` average the likelihood over the batch's steps, as TRL does."""

@@ -17,7 +17,7 @@ def kto_kl(logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
     """Estimate KTO's reference point: ``max(0, mean (logp - logp_ref))`` over answers of other prompts.
 
     *Reference:* Ethayarajh et al. (2024, arXiv:2402.01306), section 4.1. *Differs from paper:* none; mismatched
-    means every prompt with the answer of the next row, as in TRL.
+    means every prompt with the answer of the row before, as in TRL.
 
     Args:
         logp: ``[B, T]`` nats of answers that belong to other prompts; no gradient flows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -223,3 +224,13 @@ def test_bad_calls_are_named() -> None:
     d["mask_rejected"][1] = False
     with pytest.raises(ValueError, match="pair 1 has an answer without"):
         loss_of(d, PairSettings())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_loss_says_it_reads_it_reads(name: str) -> None:
+    """The flags ``smoothed`` and ``divergence`` are what the stage's errors rely on."""
+    d, plain = draw(), settings_for(name)
+    smoother = replace(plain, label_smoothing=plain.label_smoothing + 0.1)
+    other = replace(plain, f_divergence_type="forward_kl")
+    assert (loss_of(d, smoother) != loss_of(d, plain)).item() == PAIR_LOSSES[name].smoothed
+    assert (loss_of(d, other) != loss_of(d, plain)).item() == PAIR_LOSSES[name].divergence

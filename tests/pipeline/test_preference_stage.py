@@ -151,6 +151,9 @@ def test_feedback_pairs_weigh_right_against_wrong() -> None:
         (["--dpo.loss_type", "exo_pair"], "label_smoothing > 0"),
         (["--dpo.loss_type", "[sigmoid,sft]", "--dpo.loss_weights", "[1.0]"], "1 numbers for 2"),
         (["--kto.reference", "cache"], "nobody can compute beforehand"),
+        (["--kto.per_device_train_batch_size", "1"], "needs at least 2"),
+        (["--dpo.loss_type", "hinge", "--dpo.label_smoothing", "0.1"], "hinge does not read it"),
+        (["--dpo.loss_type", "aot", "--dpo.f_divergence_type", "forward_kl"], "aot does not read it"),
     ],
 )
 def test_bad_settings_get_one_sentence(tmp_path: Path, flags: list[str], says: str) -> None:

@@ -78,11 +78,26 @@ def pair_settings(cfg: DPOConfig) -> PairSettings:
         if name not in PAIR_LOSSES:
             known = ", ".join(PAIR_LOSSES)
             raise UserError(f"dpo.loss_type: no loss {name!r}{nearest(name, PAIR_LOSSES)}; known: {known}")
+    _refuse_unread(cfg)
     fields = {name: getattr(cfg, name) for name in PairSettings.__dataclass_fields__}
     try:
         return PairSettings(**fields)
     except ValueError as error:
         raise UserError(f"dpo: {error}") from None
+
+
+def _refuse_unread(cfg: DPOConfig) -> None:
+    """Coefficients that no named loss reads would change nothing, and nobody would notice."""
+    named = ", ".join(cfg.loss_type)
+    for key, given, flag in (
+        ("label_smoothing", cfg.label_smoothing > 0, "smoothed"),
+        ("f_divergence_type", cfg.f_divergence_type != "reverse_kl", "divergence"),
+    ):
+        if given and not any(getattr(PAIR_LOSSES[name], flag) for name in cfg.loss_type):
+            readers = ", ".join(name for name, loss in PAIR_LOSSES.items() if getattr(loss, flag))
+            raise UserError(
+                f"dpo.{key}: {named} does not read it, got {getattr(cfg, key)!r}; leave it out or use {readers}"
+            )
 
 
 def preference_pairs(ctx: RunContext, cfg: PairsConfig, part: str) -> Sequence[Pair]:
