@@ -158,6 +158,16 @@ SETUPS = [
 ]
 
 
+FEW = [
+    Setup("text", True, "pad_is_eos"),
+    Setup("text", False, "bare"),
+    Setup("vision", True, "bare"),
+    Setup("vision", True, "pad"),
+    Setup("vision", False, "pad_is_eos"),
+]
+"""Each modality, tuning and ending at least once."""
+
+
 def kind(folder: Path, batch: int) -> dict[str, Any]:
     """Arguments of a kindly configured trainer."""
     return {

@@ -9,7 +9,7 @@ import torch
 from trl import KTOConfig, KTOTrainer
 
 from mmalign.engine.pairs import kto_objective
-from tests.parity.setups import SETUPS, Setup, close, kind, move_away, ready_batch, their_gradient, trl_models
+from tests.parity.setups import FEW, Setup, close, kind, move_away, ready_batch, their_gradient, trl_models
 
 WEIGHTS = {"desirable_weight": 1.2, "undesirable_weight": 0.7}
 
@@ -33,7 +33,7 @@ def judged_dataset(setup: Setup, count: int = 4) -> object:
 
 
 @pytest.mark.parametrize("loss_type", ["kto", "apo_zero_unpaired"])
-@pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.name)
+@pytest.mark.parametrize("setup", FEW, ids=lambda setup: setup.name)
 def test_loss_and_gradient(setup: Setup, loss_type: str, tmp_path: Path) -> None:
     model, reference, processing, peft = trl_models(setup)
     trainer = KTOTrainer(

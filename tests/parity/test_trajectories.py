@@ -54,7 +54,9 @@ def stepped(ours: Ours, losses: Callable[[int], Loss]) -> list[tuple[float, floa
     optimizer = make_optimizer({"policy": ours.model.parameters()}, {"policy": RATE})
     found = []
     for step in range(STEPS):
-        metrics = optimisation_step([lambda at=step: losses(at)], optimizer, max_grad_norm=CLIP, where="parity")
+        metrics = optimisation_step(
+            [lambda at=step: losses(at)], optimizer, max_grad_norm=CLIP, where="parity"
+        )
         found.append((metrics["loss"], metrics["grad_norm"]))
     return found
 
@@ -122,7 +124,9 @@ def test_grpo(setup: Setup, tmp_path: Path) -> None:
     move_away(trainer.model, scale=0.1)
     samples = recorded(trainer)
     trainer.train()
-    theirs = [(log["loss"], float(log["grad_norm"])) for log in trainer.state.log_history if "grad_norm" in log]
+    theirs = [
+        (log["loss"], float(log["grad_norm"])) for log in trainer.state.log_history if "grad_norm" in log
+    ]
     assert len(samples) == STEPS
     ours = setup.ours()
     update = Replay(setup, ours, samples)
