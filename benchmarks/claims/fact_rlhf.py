@@ -21,9 +21,9 @@ def _model(name: str, text: str, changes: dict[str, Any]) -> Arm:
 
 
 def _trained(name: str, model: str, text: str, changes: dict[str, Any] | None = None) -> Arm:
-    """GRPO against one of the reward models."""
+    """PPO against one of the reward models."""
     overrides = {"evaluate.include_start": False, **(changes or {})}
-    return Arm(name, overrides, stages=("grpo", "evaluate"), reuses=model, text=text)
+    return Arm(name, overrides, stages=("ppo", "evaluate"), reuses=model, text=text)
 
 
 def _arms() -> tuple[Arm, ...]:
@@ -91,11 +91,11 @@ CLAIM = Claim(
         "feedback.n_prompts": 96,
         "feedback.n_heldout": 40,
         "reward_model.max_steps": 40,
-        "grpo.max_steps": 6,
+        "ppo.max_steps": 6,
         "evaluate.n": 40,
     },
     starts={"base0": {"model.model_name_or_path": "embedded:0"}},
-    equal=("seed", "modality", "model", "data", "sft", "feedback", "reward_model", "reward", "grpo", "evaluate",
+    equal=("seed", "modality", "model", "data", "sft", "feedback", "reward_model", "reward", "ppo", "evaluate",
            "guard"),
     vary=("reward.correct_bonus", "reward.length_coef"),
     seeds=3,

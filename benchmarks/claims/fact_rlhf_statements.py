@@ -41,7 +41,7 @@ EDGE = 3
 def equal_steps(results: Results) -> Verdict:
     """E1: as many recorded steps in every trained arm and cell."""
     counts = {
-        len(results.curve(arm.name, "grpo", "kl", cell))
+        len(results.curve(arm.name, "ppo", "kl", cell))
         for arm in results.arms()
         if arm.kind == "train"
         for cell in results.cells(arm.name)
@@ -81,7 +81,7 @@ def swapped_facts_hurt(results: Results) -> Verdict:
 
 
 def truth_follows(results: Results) -> Verdict:
-    """B1: GRPO against the facts model alone: its score rises, and the share of wrong facts falls."""
+    """B1: PPO against the facts model alone: its score rises, and the share of wrong facts falls."""
     reward, truth = _moves(results, "no_bonus")
     return all_of([("reward", rises(reward, unit="sd")), ("truth", rises(truth))])
 
@@ -178,8 +178,8 @@ def _per_cell(
 ) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for cell in results.cells(arm):
-        score = results.curve(arm, "grpo", "rewards/score", cell)
-        wrong = results.curve(arm, "grpo", "truth/wrong", cell)
+        score = results.curve(arm, "ppo", "rewards/score", cell)
+        wrong = results.curve(arm, "ppo", "truth/wrong", cell)
         if len(score) < 2 * EDGE or len(score) != len(wrong):
             raise UserError(
                 f"{results.folder(arm, cell)}: has no curves of reward and truth of {2 * EDGE} steps"

@@ -55,7 +55,7 @@ def write(root: Path, change: Change) -> Results:
             folder.mkdir(parents=True)
             if arm.kind in ("start", "train"):
                 for mode in (GREEDY, SAMPLED):
-                    out = folder / "evals" / ("grpo" if arm.kind == "train" else "sft") / mode
+                    out = folder / "evals" / ("ppo" if arm.kind == "train" else "sft") / mode
                     out.mkdir(parents=True)
                     metrics = {name: {"value": change(arm.name, name) + shift} for name in names}
                     (out / "results.json").write_text(
@@ -82,7 +82,7 @@ def _write_curves(folder: Path, change: Change, arm: str, shift: float) -> None:
         at = step / (STEPS - 1)
         waver = 0.02 * (step % 2) if abs(change(arm, "wrong")) < 0.05 else 0.0
         lines.append({
-            "stage": "grpo", "step": step + 1, "kl": 1.0, "rewards/score": (change(arm, "score") + shift) * at,
+            "stage": "ppo", "step": step + 1, "kl": 1.0, "rewards/score": (change(arm, "score") + shift) * at,
             "truth/wrong": 0.2 + (change(arm, "wrong") - shift) * at + waver,
         })  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -134,7 +134,7 @@ def test_an_arm_with_fewer_steps_fails_equal_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_shipped_recipe_holds_its_arms_equal(quick: bool) -> None:
     keys = check_equal(CLAIM, quick=quick)
-    assert {"grpo.max_steps", "grpo.kl_coef", "grpo.rollout_batch_size", "reward.unfinished_penalty"} <= set(
+    assert {"ppo.max_steps", "ppo.kl_coef", "ppo.rollout_batch_size", "reward.unfinished_penalty"} <= set(
         keys
     )
     assert "reward.correct_bonus" not in keys and CLAIM.seeds == 3
