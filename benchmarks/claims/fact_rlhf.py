@@ -99,6 +99,7 @@ CLAIM = Claim(
            "guard"),
     vary=("reward.correct_bonus", "reward.length_coef"),
     seeds=3,
+    curves=("rewards/score", "truth/wrong", "truth/net"),
     tables={
         "halluc. T=1": f"{says.SAMPLED}/hallucination/overall",
         "halluc. greedy": f"{says.GREEDY}/hallucination/overall",

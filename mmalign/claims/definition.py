@@ -91,6 +91,7 @@ class Claim:
         equal: prefixes of config keys in which no two ``train`` arms may differ, except by ``vary``.
         vary: keys below ``equal`` that arms may change after all.
         seeds: how many seeds run by default.
+        curves: training metrics whose course over steps is recorded beside the usual ones.
         tables: metrics shown in the printed table, ``{"title": "task@mode/metric"}``.
         recorded: the verdict the maintainers recorded, shown by ``mmalign claims list``.
 
@@ -110,6 +111,7 @@ class Claim:
     equal: tuple[str, ...] = ()
     vary: tuple[str, ...] = ()
     seeds: int = 5
+    curves: tuple[str, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
     recorded: Path | None = None
 

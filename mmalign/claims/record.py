@@ -56,7 +56,7 @@ def curves(results: Results) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {}
     for arm in results.arms():
         stage = training_stage(arm)
-        for metric in TRAINING if stage else ():
+        for metric in (*TRAINING, *results.claim.curves) if stage else ():
             lines = [results.curve(arm.name, str(stage), metric, cell) for cell in results.cells(arm.name)]
             if lines and lines[0] and len({len(line) for line in lines}) == 1:
                 means = [math.fsum(step) / len(step) for step in zip(*lines, strict=True)]
