@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,13 +11,16 @@ from torch.utils.checkpoint import checkpoint
 
 from mmalign.modalities.tokens.forward import unwrap
 
-__all__ = ["head_logits", "scattered", "step_logp"]
+__all__ = ["decoding_head", "head_logits", "scattered", "step_logp"]
 
 _HEAD_CHUNK = 2**25
 """Above this many logits (rows x vocabulary) the plain head is recomputed chunk by chunk in the backward pass."""
 
 _COMPACT_CHUNK = 2**23
 """Logits (rows x vocabulary) that the compact head holds at once."""
+
+_TURNED = 2**26
+"""A head of at most this many weights is laid out anew for decoding."""
 
 _KEPT = 2**24
 """A head that trains keeps its probabilities for the backward pass up to this many, and makes them anew above."""
@@ -40,6 +44,26 @@ def head_logits(model: nn.Module, states: Tensor, forbidden: Tensor | None = Non
     logits = logits.float()
     if forbidden is not None and forbidden.numel():
         logits = logits.index_fill(-1, forbidden.to(logits.device), float("-inf"))
+    return logits
+
+
+def decoding_head(model: nn.Module, forbidden: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """:func:`head_logits` for a loop that applies the head to a few rows many times.
+
+    On a CPU a product of few rows is bound by how the weights lie, so a plain head of moderate size is laid out the
+    other way round once; its logits are equal to rounding.
+    """
+    head = _plain_linear(model)
+    if head is None or head.weight.device.type != "cpu" or head.weight.numel() > _TURNED:
+        return lambda states: head_logits(model, states, forbidden)
+    turned, bias = head.weight.detach().t().contiguous(), head.bias
+
+    def logits(states: Tensor) -> Tensor:
+        out = (states @ turned if bias is None else torch.addmm(bias, states, turned)).float()
+        if forbidden is not None and forbidden.numel():
+            out = out.index_fill_(-1, forbidden.to(out.device), float("-inf"))
+        return out
+
     return logits
 
 

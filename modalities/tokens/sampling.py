@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from mmalign.modalities.tokens.forward import body, forward_names, positions, unwrap
-from mmalign.modalities.tokens.head import head_logits
+from mmalign.modalities.tokens.head import decoding_head
 
 __all__ = ["Draw", "draw_answers", "inference", "uniform_noise"]
 
@@ -129,8 +129,9 @@ def _decode(
     finished = torch.zeros(rows, dtype=torch.bool)
     stops = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
     alive, going = torch.arange(rows), torch.ones(rows, dtype=torch.bool)
+    head = decoding_head(model, forbidden)
     for step in range(steps):
-        token, logp = _choose(model, state.hidden, noise[alive, step], temperature, forbidden)
+        token, logp = _choose(head(state.hidden), noise[alive, step], temperature)
         active = alive[going]
         tokens[active, step] = token.cpu()[going]
         logps[active, step] = logp.cpu()[going]
@@ -149,15 +150,12 @@ def _decode(
     return Draw(tokens[:, :longest], logps[:, :longest], lengths, finished)
 
 
-def _choose(
-    model: nn.Module, hidden: Tensor, uniform: Tensor, temperature: float, forbidden: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    logits = head_logits(model, hidden, forbidden)
-    logp = torch.log_softmax(logits / (temperature if temperature > 0 else 1.0), dim=-1)
+def _choose(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logp = torch.log_softmax(logits / temperature if temperature not in (0, 1) else logits, dim=-1)
     if temperature <= 0:
         token = logits.argmax(-1)
     else:
-        mass = logp.double().exp().cumsum(-1)
+        mass = logp.exp().cumsum(-1, dtype=torch.float64)
         target = uniform.to(mass)[:, None].clamp(max=1 - 1e-9) * mass[:, -1:]
         token = torch.searchsorted(mass, target, right=True)[:, 0].clamp(max=mass.shape[-1] - 1)
     return token, logp.gather(-1, token[:, None])[:, 0]
