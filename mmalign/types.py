@@ -125,13 +125,15 @@ class Speed:
     ``share_prefix``: answers to one prompt in one batch share the prompt's (and its media's) forward pass, without
     padding.  ``pack``: so does a batch without shared prompts where padding would be a fifth of it or more.
     ``cache_towers``: features of a frozen media tower are kept.  ``compact_head``: the LM head forms its
-    gradient in the forward pass and never keeps the logits.
+    gradient in the forward pass and never keeps the logits.  ``merge_lora``: LoRA is added to the weights while
+    answers are sampled; the weights themselves come back bit for bit.
     """
 
     share_prefix: bool = True
     pack: bool = True
     cache_towers: bool = True
     compact_head: bool = True
+    merge_lora: bool = True
 
 
 @dataclass(frozen=True, slots=True)

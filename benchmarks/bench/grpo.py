@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmalign import registry
 from mmalign.bench.definition import Step
 from mmalign.benchmarks.bench.gradients import flat_gradient, move_away
-from mmalign.benchmarks.bench.switches import SWITCHES, switched
+from mmalign.benchmarks.bench.switches import SAMPLING, SWITCHES, switched
 from mmalign.benchmarks.bench.trl_peer import completion_head, grpo_trainer
 from mmalign.config.policy import GRPOConfig
 from mmalign.engine.experience import Experience
@@ -34,7 +34,7 @@ VARIANTS: Mapping[str, str] = {
     "trl+head": "TRL with its completion-only head enabled on CPU (one condition patched)",
     "mmalign-plain": "mmalign with every switch off",
     "mmalign": "mmalign with every switch on, the sampler's log-probabilities reused",
-    **{f"mmalign-{name}": f"mmalign without {name}" for name in (*SWITCHES, REUSE)},
+    **{f"mmalign-{name}": f"mmalign without {name}" for name in (*SWITCHES, *SAMPLING, REUSE)},
 }
 
 

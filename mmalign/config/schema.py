@@ -96,6 +96,8 @@ class SpeedConfig(Section):
     """Keep the features of a frozen media tower; off by itself where the tower trains or carries an adapter."""
     compact_head: Bool = True
     """Form the LM head's gradient in the forward pass and never keep the logits."""
+    merge_lora: Bool = True
+    """Sample with LoRA added to the weights, which come back bit for bit; float32 and float64 weights only."""
 
 
 class RunConfig(Section):

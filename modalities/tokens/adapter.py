@@ -18,7 +18,7 @@ from mmalign.modalities.tokens.foresight import answer_places, blended_answers, 
 from mmalign.modalities.tokens.forward import answer_states
 from mmalign.modalities.tokens.head import scattered, step_logp
 from mmalign.modalities.tokens.loading import placeholder_ids, save_model, stop_ids, suppress_placeholders
-from mmalign.modalities.tokens.lora import attach_lora
+from mmalign.modalities.tokens.lora import attach_lora, merged
 from mmalign.modalities.tokens.packing import Packed, pack_batch, packed_states
 from mmalign.modalities.tokens.rollouts import assemble, segmented
 from mmalign.modalities.tokens.sampling import Draw, draw_answers, uniform_noise
@@ -199,7 +199,7 @@ class TokenAdapter(ABC):
             )
         noise = uniform_noise(rng, len(rows), n, max_steps)
         size = max(1, self.sample_batch // n)
-        with self._cached_towers(model):
+        with self._cached_towers(model), merged(model, self.speed.merge_lora):
             draws = [
                 self._draw(
                     model, rows[first : first + size], noise[first * n : (first + size) * n], n, temperature

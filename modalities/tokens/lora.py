@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from mmalign.errors import UserError, nearest
 from mmalign.modalities.tokens.forward import decoder, unwrap
 
-__all__ = ["attach_lora", "language_linears"]
+__all__ = ["attach_lora", "language_linears", "merged"]
 
 _LINEAR = (nn.Linear, Conv1D)
 
@@ -52,6 +54,41 @@ def attach_lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+@contextmanager
+def merged(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Have every LoRA layer that is switched on compute with one weight instead of three inside the block.
+
+    The sum goes into a new tensor and the layer's own comes back afterwards, bit for bit.  Half-precision and
+    quantised weights are left alone: the sum would lose what the adapter adds.
+    """
+    layers = [layer for layer in model.modules() if _mergeable(layer)] if wanted else []
+    kept = []
+    try:
+        for layer in layers:
+            base = layer.get_base_layer()
+            kept.append((layer, base, base.weight.data, None if base.bias is None else base.bias.data))
+            layer.merge(safe_merge=True)
+        yield
+    finally:
+        for layer, base, weight, bias in kept:
+            layer.merged_adapters.clear()
+            base.weight.data = weight
+            if bias is not None:
+                base.bias.data = bias
+
+
+def _mergeable(layer: nn.Module) -> bool:
+    if (
+        not isinstance(layer, LoraLayer)
+        or layer.disable_adapters
+        or layer.merged
+        or not layer.active_adapters
+    ):
+        return False
+    base = layer.get_base_layer()
+    return type(base) in _LINEAR and base.weight.dtype in (torch.float32, torch.float64)
 
 
 def _listed(names: Sequence[str] | str) -> list[str]:

@@ -24,7 +24,7 @@ from mmalign.types import Row, Speed
 TOLERANCE = 1e-5
 TINY = Shape(32, 2, 2, 96, 32, 2)
 LORA = 4
-OFF = Speed(share_prefix=False, pack=False, cache_towers=False, compact_head=False)
+OFF = Speed(share_prefix=False, pack=False, cache_towers=False, compact_head=False, merge_lora=False)
 
 PROMPTS = ["w3 w4", "w5", "w6 w7 w8 w9", "w3 w10 w11"]
 CHOSEN = ["w5 w6 w7 w8", "w10", "w14 w15", "w4 w4 w4 w5 w6 w9"]

@@ -20,7 +20,7 @@ from mmalign.rng import generator
 from mmalign.testing.conformance import modality_suite
 from mmalign.types import Row, Speed
 
-PLAIN = Speed(share_prefix=False, pack=False, cache_towers=False, compact_head=False)
+PLAIN = Speed(share_prefix=False, pack=False, cache_towers=False, compact_head=False, merge_lora=False)
 
 
 def test_conformance(text_model: Any, text_rows: list[Row]) -> None:

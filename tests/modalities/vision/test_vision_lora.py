@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmalign.errors import UserError
-from mmalign.modalities.tokens.lora import language_linears
+from mmalign.modalities.tokens.lora import language_linears, merged
 from mmalign.modalities.vision import VisionAdapter, attach_lora
 from mmalign.rng import generator
 from mmalign.types import Row, Speed
@@ -137,3 +137,41 @@ def test_adapter_without_base_or_safetensors(llava: Any, tmp_path: Path) -> None
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"without adapter_model\.safetensors"):
         VisionAdapter().load(str(tmp_path))
+
+
+def test_sampling_merges_and_gives_the_weights_back(loaded: Any, rows: list[Row]) -> None:
+    """Same answers with and without; the weights come back bit for bit, also after an error."""
+    model = attach_lora(loaded.model, r=4, alpha=8)
+    stir(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    places = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+
+    def drawn(merge: bool) -> Any:
+        loaded.adapter.speed = Speed(merge_lora=merge)
+        return loaded.adapter.sample(model, rows[:2], 2, generator(3, "draw"), max_steps=6)
+
+    fast, plain = drawn(True), drawn(False)
+    assert [row.steps for row in fast.rows] == [row.steps for row in plain.rows]
+    assert float((fast.logp - plain.logp).abs().max()) < 2e-5
+    with pytest.raises(RuntimeError, match="midway"), merged(model):
+        assert not torch.equal(model.state_dict()[weight_name(before)], before[weight_name(before)])
+        raise RuntimeError("midway")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == places
+
+
+def weight_name(state: dict[str, torch.Tensor]) -> str:
+    """A weight that carries LoRA."""
+    return next(name for name in state if name.endswith("base_layer.weight"))
+
+
+def test_what_is_not_merged(loaded: Any) -> None:
+    """An adapter that is off, and weights in half precision, where the sum would lose what the adapter adds."""
+    model = attach_lora(loaded.model, r=4, alpha=8)
+    stir(model)
+    name = weight_name(model.state_dict())
+    before = model.state_dict()[name].clone()
+    with model.disable_adapter(), merged(model):
+        assert torch.equal(model.state_dict()[name], before)
+    with merged(model.bfloat16()):
+        assert torch.equal(model.state_dict()[name], before.bfloat16())

@@ -16,7 +16,7 @@ from mmalign.modalities.vision import attach_lora
 from mmalign.rng import generator
 from mmalign.types import LogP, Row, Speed
 
-PLAIN = Speed(share_prefix=False, pack=False, cache_towers=False, compact_head=False)
+PLAIN = Speed(share_prefix=False, pack=False, cache_towers=False, compact_head=False, merge_lora=False)
 SWITCHES = {
     "share_prefix": replace(PLAIN, share_prefix=True),
     "pack": replace(PLAIN, pack=True),
