@@ -59,9 +59,9 @@ def run_claim(
     Raises:
         UserError: for an unknown claim, arms that are not held equal, or a cell that failed.
     """
+    _check_counts(seeds, workers)
     claim, out = narrowed(find_claim(name), arms, starts), console or Console()
     seeds = (QUICK_SEEDS if quick else claim.seeds) if seeds is None else seeds
-    _check_counts(seeds, workers)
     root = output_dir or default_folder(claim.name, quick)
     equal = check_equal(claim, quick=quick)
     cells = tuple((Cell(start, seed), seed) for seed in range(seeds) for start in claim.starts)
@@ -88,8 +88,8 @@ def run_claim(
     return 0 if good else 1
 
 
-def _check_counts(seeds: int, workers: int | None) -> None:
-    if seeds < 1:
+def _check_counts(seeds: int | None, workers: int | None) -> None:
+    if seeds is not None and seeds < 1:
         raise UserError(f"seeds: expected at least 1, got {seeds}")
     if workers is not None and workers < 0:
         raise UserError(f"workers: expected at least 0, got {workers}")
