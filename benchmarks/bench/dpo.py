@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmalign import registry
 from mmalign.bench.definition import Comparison, Step
@@ -89,7 +89,7 @@ class DPOSetting:
             steps |= {name: side.step(name) for name in ours}
         return {name: steps[name] for name in names}
 
-    def policy(self) -> tuple[nn.Module, Any, Any]:
+    def policy(self) -> tuple[Any, Any, Any]:
         """Policy at the reference's weights, processor, and an adapter that knows both."""
         model, processing = self.model()
         adapter = registry.load("modalities", self.modality)()

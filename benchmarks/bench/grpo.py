@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmalign import registry
 from mmalign.bench.definition import Step
@@ -73,7 +73,7 @@ class GRPOSetting:
                 steps[name] = side.step(name, trainer)
         return steps
 
-    def policy(self) -> tuple[nn.Module, Any, Any]:
+    def policy(self) -> tuple[Any, Any, Any]:
         """The base model with fresh LoRA, its processor, and an adapter that knows both."""
         model, processing = self.model()
         adapter = registry.load("modalities", "vision")()
@@ -135,7 +135,7 @@ class _Ours:
             kl_coef=BETA,
             dense_advantages=False,
             learning_rate=1e-12,
-            **{REUSE: off not in ("plain", REUSE)},
+            reuse_sampling_logp=off not in ("plain", REUSE),
         )
         optimizer = make_optimizer({"policy": self._model.parameters()}, {"policy": cfg.learning_rate})
         reference, kl = Reference(adapter, self._model), KLCoefficient(BETA)

@@ -93,10 +93,11 @@ def llava(
         image_size=pixels,
         patch_size=PATCH,
     )
+    image_id: Any = tokenizer.convert_tokens_to_ids("<image>")
     config = hf.LlavaConfig(
         vision_config=tower,
         text_config=_text(shape),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=image_id,
         image_seq_length=image_tokens,
     )
     with torch.random.fork_rng(devices=[]):

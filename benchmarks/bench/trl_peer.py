@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmalign.bench.definition import Step
 from mmalign.benchmarks.bench.gradients import flat_gradient
@@ -47,8 +47,8 @@ def settings(folder: str, batch_size: int) -> dict[str, Any]:
 
 
 def dpo_trainer(
-    model: nn.Module,
-    reference: nn.Module | None,
+    model: Any,
+    reference: Any,
     processing: Any,
     examples: Sequence[dict[str, Any]],
     lora: Any,
@@ -64,7 +64,7 @@ def dpo_trainer(
     from trl import DPOConfig, DPOTrainer
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = DPOTrainer(
+        trainer: Any = DPOTrainer(
             model=model,
             ref_model=reference,
             args=DPOConfig(**settings(folder, len(examples)), max_length=None, beta=0.1),
@@ -77,7 +77,7 @@ def dpo_trainer(
 
 
 def grpo_trainer(
-    model: nn.Module,
+    model: Any,
     processing: Any,
     examples: Sequence[dict[str, Any]],
     lora: Any,
@@ -99,7 +99,7 @@ def grpo_trainer(
     from trl import GRPOConfig, GRPOTrainer
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = GRPOTrainer(
+        trainer: Any = GRPOTrainer(
             model=model,
             reward_funcs=reward,
             args=GRPOConfig(

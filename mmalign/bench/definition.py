@@ -30,7 +30,7 @@ class Step:
         once_s: CPU seconds already spent that a real run spends once (a reference pass that was cached).
     """
 
-    run: Callable[[Any], None]
+    run: Callable[[Any], object]
     outcome: Callable[[], Mapping[str, Tensor]]
     prepare: Callable[[], Any] = _nothing
     once_s: float = 0.0

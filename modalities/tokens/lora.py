@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -63,8 +64,8 @@ def merged(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     The sum goes into a new tensor and the layer's own comes back afterwards, bit for bit.  Half-precision and
     quantised weights are left alone: the sum would lose what the adapter adds.
     """
-    layers = [layer for layer in model.modules() if _mergeable(layer)] if wanted else []
-    kept = []
+    layers: list[Any] = [layer for layer in model.modules() if _mergeable(layer)] if wanted else []
+    kept: list[tuple[Any, Any, Any, Any]] = []
     try:
         for layer in layers:
             base = layer.get_base_layer()

@@ -124,7 +124,7 @@ def _split(
         cuts = {id(tensors[0]): sizes}
     else:
         cuts = {}
-    count = len(grid) if cuts else tensors[0].shape[0]
+    count = len(cuts[id(tensors[0])]) if cuts else tensors[0].shape[0]
     if any(id(t) not in cuts and (t.ndim == 0 or t.shape[0] != count) for t in tensors):
         return None
 
@@ -161,7 +161,8 @@ def _join(outputs: Sequence[Any]) -> Any:
         return torch.cat(list(outputs))
     if isinstance(first, Mapping):
         joined = {name: _join([output[name] for output in outputs]) for name in first}
-        return type(first)(**joined) if isinstance(first, ModelOutput) else type(first)(joined)
+        kind: Any = type(first)
+        return kind(**joined) if isinstance(first, ModelOutput) else kind(joined)
     if isinstance(first, tuple | list):
         return type(first)(_join(column) for column in zip(*outputs, strict=True))
     return first
