@@ -98,7 +98,17 @@ def run_one(ctx: RunContext, stage: str) -> None:
         raise UserError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; known: {', '.join(STAGES)}")
     module, _, name = STAGES[stage].partition(":")
     function: Callable[[RunContext], None] = getattr(importlib.import_module(module), name)
+    _same_start(ctx.cfg.seed, stage)
     function(ctx)
+
+
+def _same_start(seed: int, stage: str) -> None:
+    """Seed torch's own generator by the stage, so that new layers do not depend on what ran before in this process."""
+    import torch
+
+    from mmalign.rng import derive_seed
+
+    torch.manual_seed(derive_seed(seed, stage, "start"))
 
 
 def _refuse_other(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mmalign.config.load import load_config
 from mmalign.errors import UserError
@@ -146,3 +148,21 @@ def test_killed_runs_end_like_the_uninterrupted_one(finished: Path, tmp_path: Pa
         assert _accuracy(killed, arm) == _accuracy(finished, arm)
     for file in (finished / "stages" / "ppo" / "final").iterdir():
         assert (killed / "stages" / "ppo" / "final" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_stage_does_not_depend_on_what_the_process_did_before(tmp_path: Path) -> None:
+    """New layers are drawn alike in one long process and in one that resumes at this stage."""
+    flags = [
+        "--stages",
+        "[feedback,reward_model]",
+        "--reward_model.max_steps",
+        "1",
+        "--reward_model.head",
+        "mlp",
+    ]
+    weights = []
+    for name, noise in (("one", 1), ("two", 1234)):
+        torch.manual_seed(noise)
+        folder = run_recipe(load_config("toy", ["--output_dir", str(tmp_path / name), *flags]))
+        weights.append(load_file(folder / "stages/reward_model/final/heads.safetensors"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
