@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from mmalign.modalities.tokens.forward import body, forward_names, positions, unwrap
 from mmalign.modalities.tokens.head import decoding_head
+from mmalign.modalities.tokens.kv import roomy_cache
 
 __all__ = ["Draw", "draw_answers", "inference", "uniform_noise"]
 
@@ -70,7 +70,7 @@ def draw_answers(
     those of temperature 1.
     """
     with inference(model):
-        state = _prefill(model, inputs, n)
+        state = _prefill(model, inputs, n, noise.shape[1])
         return _decode(model, state, noise, temperature, stop_ids, forbidden)
 
 
@@ -94,12 +94,12 @@ class _State:
         )
 
 
-def _prefill(model: nn.Module, inputs: Mapping[str, Tensor], n: int) -> _State:
+def _prefill(model: nn.Module, inputs: Mapping[str, Tensor], n: int, steps: int) -> _State:
     inner = body(model)
     place = positions(model, inputs)
     names = forward_names(model)
     given = {name: value for name, value in inputs.items() if name in names}
-    cache = DynamicCache(config=unwrap(model).config.get_text_config())
+    cache = roomy_cache(unwrap(model).config.get_text_config(), steps)
     out = inner(**given, position_ids=place, past_key_values=cache, use_cache=True)
     cache = out.past_key_values
     highest = place if place.ndim == 2 else place.amax(0)
