@@ -42,7 +42,8 @@ class _RoomyLayer(DynamicLayer):
         self.values = self._append(1, self.values, value_states)
         return self.keys, self.values
 
-    def _append(self, which: int, held: Tensor, new: Tensor) -> Tensor:
+    def _append(self, which: int, held: Tensor | None, new: Tensor) -> Tensor:
+        assert held is not None, "lazy_initialization has made it"
         store, length = self._stores[which], held.shape[-2] if held.numel() else 0
         end = length + new.shape[-2]
         ours = store is not None and held.data_ptr() == store.data_ptr() and held.shape[:2] == store.shape[:2]
