@@ -75,7 +75,7 @@ def _statements() -> tuple[Statement, ...]:
 
 CLAIM = Claim(
     name="fact-rlhf",
-    title="Facts in the reward model, not its other terms, keep RLHF truthful",
+    title="Facts in the reward model keep RLHF truthful where the same RLHF without them is hacked",
     source="Sun et al. (2023), arXiv:2309.14525, which did not ablate them apart; statements of mmalign's own",
     arms=_arms(),
     statements=_statements(),
