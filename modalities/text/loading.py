@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from mmalign.errors import UserError, nearest
-from mmalign.modalities.tokens.loading import adapter_base, check_source, first_line, load_pretrained
+from mmalign.errors import UserError
+from mmalign.modalities.tokens.loading import adapter_base, check_kind, first_line, load_pretrained
 
 __all__ = ["load_model", "load_tokenizer"]
 
@@ -54,13 +54,4 @@ def load_model(source: str, *, device: str, dtype: str, merge: bool = True) -> n
 
 
 def _check_kind(source: str) -> None:
-    check_source(source)
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f'"{source}" holds no readable config.json ({first_line(error)})') from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or config.is_encoder_decoder:
-        raise UserError(
-            f'"{source}" is not a causal language model: its type is "{config.model_type}"'
-            f"{nearest(config.model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}"
-        )
+    check_kind(source, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "a causal language model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from mmalign.errors import UserError, nearest
@@ -20,7 +21,7 @@ from mmalign.modalities.tokens.head import head_logits
 
 __all__ = [
     "adapter_base",
-    "check_source",
+    "check_kind",
     "first_line",
     "load_pretrained",
     "placeholder_ids",
@@ -152,17 +153,25 @@ def adapter_base(source: str) -> str | None:
     return str(base)
 
 
-def check_source(source: str) -> None:
-    """Refuse an empty source and a local folder that does not exist.
+def check_kind(source: str, known: Collection[str], what: str) -> None:
+    """Refuse, by its configuration alone, a source whose model type is not among ``known``.
 
     Raises:
-        UserError: for either.
+        UserError: for an empty source, a folder that does not exist, or a model of another kind than ``what``.
     """
     if not source:
         raise UserError("no model given: set model.model_name_or_path to a folder or a hub name")
     looks_local = source.startswith((".", "~", os.sep)) or source.count("/") > 1
     if looks_local and not Path(source).is_dir():
         raise UserError(f'model folder "{source}" does not exist')
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f'"{source}" holds no readable config.json ({first_line(error)})') from error
+    if config.model_type not in known or config.is_encoder_decoder:
+        raise UserError(
+            f'"{source}" is not {what}: its type is "{config.model_type}"{nearest(config.model_type, known)}'
+        )
 
 
 def first_line(error: BaseException) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from mmalign.errors import UserError, nearest
-from mmalign.modalities.tokens.loading import adapter_base, check_source, first_line, load_pretrained
+from mmalign.errors import UserError
+from mmalign.modalities.tokens.loading import adapter_base, check_kind, first_line, load_pretrained
 
 __all__ = ["load_model", "load_processor"]
 
@@ -66,13 +66,4 @@ def load_model(source: str, *, device: str, dtype: str, merge: bool = True) -> n
 
 def _check_kind(source: str) -> None:
     """Refuse, by its configuration alone, whatever is not a decoder-only image-text-to-text model."""
-    check_source(source)
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f'"{source}" holds no readable config.json ({first_line(error)})') from error
-    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or config.is_encoder_decoder:
-        raise UserError(
-            f'"{source}" is not an image-text-to-text model: its type is "{config.model_type}"'
-            f"{nearest(config.model_type, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)}"
-        )
+    check_kind(source, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "an image-text-to-text model")
