@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmalign.modalities.tokens.forward import unwrap
 
-__all__ = ["decoding_head", "head_logits", "scattered", "step_logp"]
+__all__ = ["decoding_head", "head_logits", "head_step_logp", "scattered", "step_logp"]
 
 _HEAD_CHUNK = 2**25
 """Above this many logits (rows x vocabulary) the plain head is recomputed chunk by chunk in the backward pass."""
@@ -83,15 +83,40 @@ def step_logp(
     kept (:class:`_CompactHead`); heads that are more than one linear layer, and gradients of the entropy, take the
     plain way: chunks whose logits are recomputed in the backward pass when they would be large.
     """
-    head = _plain_linear(model)
+    vocabulary = unwrap(model).config.get_text_config().vocab_size
+    return head_step_logp(
+        _plain_linear(model),
+        lambda chunk: head_logits(model, chunk, forbidden),
+        vocabulary,
+        states,
+        tokens,
+        temperature=temperature,
+        forbidden=forbidden,
+        entropy=entropy,
+        compact=compact,
+    )
+
+
+def head_step_logp(
+    head: nn.Linear | None,
+    logits: Callable[[Tensor], Tensor],
+    vocabulary: int,
+    states: Tensor,
+    tokens: Tensor,
+    *,
+    temperature: float,
+    forbidden: Tensor | None = None,
+    entropy: bool = False,
+    compact: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`step_logp` for a head without its model: ``head`` where it is one plain linear layer, and its ``logits``."""
     wants_grad = torch.is_grad_enabled() and (states.requires_grad or _trains(head))
     if compact and head is not None and (not entropy or not wants_grad):
-        bias = head.bias
         values, spread = _CompactHead.apply(
-            states, head.weight, bias, tokens, temperature, forbidden, entropy
+            states, head.weight, head.bias, tokens, temperature, forbidden, entropy
         )
         return values, spread if entropy else None
-    return _plain_step_logp(model, states, tokens, temperature, forbidden, entropy)
+    return _plain_step_logp(logits, vocabulary, states, tokens, temperature, entropy)
 
 
 def scattered(values: Tensor, mask: Tensor) -> Tensor:
@@ -100,17 +125,17 @@ def scattered(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _plain_step_logp(
-    model: nn.Module,
+    logits: Callable[[Tensor], Tensor],
+    vocabulary: int,
     states: Tensor,
     tokens: Tensor,
     temperature: float,
-    forbidden: Tensor | None,
     entropy: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    size = max(1, _HEAD_CHUNK // unwrap(model).config.get_text_config().vocab_size)
+    size = max(1, _HEAD_CHUNK // vocabulary)
 
     def score(chunk: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        logp = torch.log_softmax(head_logits(model, chunk, forbidden) / temperature, dim=-1)
+        logp = torch.log_softmax(logits(chunk) / temperature, dim=-1)
         taken = logp.gather(-1, chosen[:, None])[:, 0]
         if not entropy:
             return taken, taken.new_zeros(())

@@ -51,6 +51,7 @@ def load_pretrained(
     device: str,
     dtype: str,
     merge: bool = True,
+    check_head: Callable[[nn.Module, str], None] | None = None,
 ) -> nn.Module:
     """Load a model through an ``AutoModel`` class; an adapter folder is merged into its base, or kept.
 
@@ -62,6 +63,7 @@ def load_pretrained(
         device: where to.
         dtype: number format.
         merge: merge the LoRA of an adapter folder, or keep it as a trainable ``PeftModel``.
+        check_head: refuses a loaded model whose logits are not known here; by default body and head are compared.
 
     Raises:
         UserError: when the source is missing, of another kind or not in safetensors.
@@ -70,7 +72,9 @@ def load_pretrained(
         raise UserError(f'unknown dtype "{dtype}"{nearest(dtype, _DTYPES)}; one of {", ".join(_DTYPES)}')
     base = adapter_base(source)
     if base:
-        below = load_pretrained(base, auto, check, what=what, device=device, dtype=dtype)
+        below = load_pretrained(
+            base, auto, check, what=what, device=device, dtype=dtype, check_head=check_head
+        )
         tuned = PeftModel.from_pretrained(below, source, is_trainable=True)
         return _merged(tuned, source) if merge else tuned.eval()
     check(source)
@@ -92,7 +96,7 @@ def load_pretrained(
             "they would be random"
         )
     loaded: nn.Module = model.to(device).eval()
-    _check_head(loaded, source)
+    (check_head or _check_head)(loaded, source)
     return loaded
 
 
@@ -153,8 +157,10 @@ def adapter_base(source: str) -> str | None:
     return str(base)
 
 
-def check_kind(source: str, known: Collection[str], what: str) -> None:
+def check_kind(source: str, known: Collection[str], what: str, *, encoder_decoder: bool = False) -> None:
     """Refuse, by its configuration alone, a source whose model type is not among ``known``.
+
+    ``encoder_decoder`` says of which of the two kinds the known models are.
 
     Raises:
         UserError: for an empty source, a folder that does not exist, or a model of another kind than ``what``.
@@ -168,7 +174,7 @@ def check_kind(source: str, known: Collection[str], what: str) -> None:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f'"{source}" holds no readable config.json ({first_line(error)})') from error
-    if config.model_type not in known or config.is_encoder_decoder:
+    if config.model_type not in known or bool(config.is_encoder_decoder) != encoder_decoder:
         raise UserError(
             f'"{source}" is not {what}: its type is "{config.model_type}"{nearest(config.model_type, known)}'
         )

@@ -14,7 +14,7 @@ from mmalign.modalities.tokens.forward import body, forward_names, positions, un
 from mmalign.modalities.tokens.head import decoding_head
 from mmalign.modalities.tokens.kv import roomy_cache
 
-__all__ = ["Draw", "draw_answers", "inference", "uniform_noise"]
+__all__ = ["Draw", "choose_tokens", "draw_answers", "inference", "uniform_noise"]
 
 _KEEP = 0.75
 """Finished rows leave the batch once fewer than this share of it is still going."""
@@ -131,7 +131,7 @@ def _decode(
     alive, going = torch.arange(rows), torch.ones(rows, dtype=torch.bool)
     head = decoding_head(model, forbidden)
     for step in range(steps):
-        token, logp = _choose(head(state.hidden), noise[alive, step], temperature)
+        token, logp = choose_tokens(head(state.hidden), noise[alive, step], temperature)
         active = alive[going]
         tokens[active, step] = token.cpu()[going]
         logps[active, step] = logp.cpu()[going]
@@ -150,7 +150,11 @@ def _decode(
     return Draw(tokens[:, :longest], logps[:, :longest], lengths, finished)
 
 
-def _choose(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def choose_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Draw one token per row of ``logits`` ``[B, V]`` by inversion of ``uniform`` ``[B]``, with its log-probability.
+
+    Temperature 0 is greedy; its log-probabilities are those of temperature 1.
+    """
     logp = torch.log_softmax(logits / temperature if temperature not in (0, 1) else logits, dim=-1)
     if temperature <= 0:
         token = logits.argmax(-1)
