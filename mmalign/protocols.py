@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from mmalign.engine.transitions.trajectory import Trajectory
     from mmalign.types import Batch, LogP, Rollout, Row, Speed, StepReward
 
 __all__ = [
+    "Borrows",
     "ComparesAnswers",
     "Conditioned",
+    "Configurable",
+    "Continues",
+    "DifferentiableReward",
     "Foresees",
     "Judge",
     "Likelihood",
+    "Pathwise",
     "Reward",
     "RewardRecipe",
     "RewardTrainer",
@@ -31,6 +37,7 @@ __all__ = [
     "TakesShortCuts",
     "Task",
     "Tracker",
+    "Transitions",
     "Tunes",
 ]
 
@@ -99,10 +106,56 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Conditioned(Protocol):
-    """Lets the guard take the evidence away: without it the log-probabilities must move."""
+    """Lets the guard take the evidence away: without it the log-probabilities must move.
+
+    The evidence is what the answer must depend on: the media, or where an adapter also offers :class:`Borrows`
+    whatever that adapter says (the prompt of a picture, the observation of an action).
+    """
 
     def blank(self, row: Row) -> Row:
-        """The same row with its media replaced by neutral media of the same shape."""
+        """The same row with its evidence replaced by neutral evidence of the same shape."""
+        ...
+
+
+@runtime_checkable
+class Borrows(Protocol):
+    """Says what the evidence of another row is where it is not the media (a prompt, an observation)."""
+
+    def borrow(self, row: Row, other: Row) -> Row:
+        """``row`` with its own answer and the evidence of ``other``."""
+        ...
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """Takes settings of its own (``model.options``), such as a sampler, a guidance scale or an environment."""
+
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """Replace all settings by the defaults with ``options`` over them.
+
+        Raises:
+            UserError: for an unknown key (naming the nearest) or a value that does not fit.
+        """
+        ...
+
+
+@runtime_checkable
+class Pathwise(Protocol):
+    """Samples so that a reward's gradient reaches the weights through the answer itself."""
+
+    def sample_differentiable(
+        self, model: nn.Module, rows: Sequence[Row], rng: torch.Generator, grad_steps: int
+    ) -> torch.Tensor:
+        """One answer per row, ``[B, ...]``, with gradient through the last ``grad_steps`` steps of the sampler only."""
+        ...
+
+
+@runtime_checkable
+class DifferentiableReward(Protocol):
+    """A reward that is a differentiable function of the answers themselves."""
+
+    def score(self, rows: Sequence[Row], outputs: torch.Tensor) -> torch.Tensor:
+        """Reward ``[B]`` of ``outputs`` ``[B, ...]`` (as :class:`Pathwise` gives them), with gradient."""
         ...
 
 
@@ -114,6 +167,37 @@ class Tunes(Protocol):
         self, model: nn.Module, *, r: int, alpha: int, target_modules: Sequence[str] | str, seed: int
     ) -> nn.Module:
         """Return the model with LoRA attached (identity at first); only the adapter trains."""
+        ...
+
+
+@runtime_checkable
+class Transitions(Protocol):
+    """Control whose recorded episodes can be cut into transitions, with actions that a critic can be asked about."""
+
+    def trajectories(self, rows: Sequence[Row]) -> list[Trajectory]:
+        """The recorded steps (``row.steps``) of every row, with the reward the environment gave."""
+        ...
+
+    def propose(
+        self, model: nn.Module, observation: torch.Tensor, rng: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One action ``[B, A]`` in [-1, 1] per observation ``[B, O]`` and its log-probability ``[B]`` in nats.
+
+        Both with gradient through the draw (reparameterised).
+        """
+        ...
+
+    def action_logp(self, model: nn.Module, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Log-probability ``[B]`` in nats of given actions ``[B, A]``, with gradient."""
+        ...
+
+
+@runtime_checkable
+class Continues(Protocol):
+    """Goes on where an episode ended, so that nobody has to put things back."""
+
+    def continued(self, row: Row) -> Row:
+        """An unanswered row that starts in the state in which the answered ``row`` ended, with the opposite task."""
         ...
 
 

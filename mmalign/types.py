@@ -86,7 +86,9 @@ class LogP:
         entropy: ``[B, T]`` entropy of the step's distribution in nats, when asked for.
         hidden: ``[B, T + 1, H]``: ``hidden[:, t]`` is the state *before* step ``t`` (what a critic
             reads) and ``hidden[:, t + 1]`` the state *after* it (what a reward model reads).
-        reduction: how log-densities were reduced over the dimensions of one step.
+        reduction: how log-densities were reduced over the ``dims`` numbers of one step.
+        dims: how many numbers one step has (1 for a token); a ``mean`` divides the log-density by it.
+        moments: where steps are Gaussian, ``(mean [B, T, D], std [B, T])`` of the step, for the exact KL.
         surrogate: true when the value is not a log-probability (e.g. minus a denoising error);
             importance ratios on a surrogate are refused.
     """
@@ -97,6 +99,13 @@ class LogP:
     hidden: Tensor | None = None
     reduction: Literal["sum", "mean"] = "sum"
     surrogate: bool = False
+    dims: int = 1
+    moments: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def nats(self) -> int:
+        """What a difference of ``values`` is multiplied by to be in nats of the whole step."""
+        return self.dims if self.reduction == "mean" else 1
 
 
 @dataclass(frozen=True, slots=True)

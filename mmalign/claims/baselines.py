@@ -89,19 +89,22 @@ def best_of_n(n: int, temperature: float = 1.0) -> Callable[[RunContext], None]:
 
         cfg = ctx.cfg.evaluate
         model = ctx.load_model(ctx.start_policy())
-        chooser = BestOfN(ctx.adapter, build_reward(ctx, ctx.cfg.reward), n)
-        for name in cfg.tasks:
-            evaluate(
-                chooser,
-                model,
-                load_task(name, {"split": cfg.split, "n": cfg.n, "seed": ctx.cfg.data.seed}),
-                ctx.run_dir / "evals" / f"best_of_{n}" / f"{name}@{temperature_name(temperature)}",
-                seed=ctx.cfg.seed,
-                temperature=temperature,
-                batch_size=cfg.batch_size,
-                max_steps=cfg.max_new_tokens,
-                model_info={"id": f"start, best of {n}", "arm": f"best_of_{n}"},
-                progress=False,
-            )
+        options = {**ctx.cfg.model.options, **cfg.options}
+        with ctx.decoding() as adapter:
+            chooser = BestOfN(adapter, build_reward(ctx, ctx.cfg.reward), n)
+            for name in cfg.tasks:
+                evaluate(
+                    chooser,
+                    model,
+                    load_task(name, {"split": cfg.split, "n": cfg.n, "seed": ctx.cfg.data.seed}),
+                    ctx.run_dir / "evals" / f"best_of_{n}" / f"{name}@{temperature_name(temperature)}",
+                    seed=ctx.cfg.seed,
+                    temperature=temperature,
+                    batch_size=cfg.batch_size,
+                    max_steps=cfg.max_new_tokens,
+                    model_info={"id": f"start, best of {n}", "arm": f"best_of_{n}"},
+                    options=options,
+                    progress=False,
+                )
 
     return job

@@ -40,8 +40,9 @@ class PPOConfig(Section):
     """Discount per step."""
     lam: Share = 0.95
     """GAE's lambda: 1 trusts rewards, 0 trusts the critic."""
-    cliprange: Positive = 0.2
-    """Half width of the ratio's clip, below 1 (and above, unless ``cliprange_high``)."""
+    cliprange: Positive | None = None
+    """Half width of the ratio's clip, below 1 (and above, unless ``cliprange_high``); null takes what suits the
+    score's reduction: 0.2 for tokens and other sums, ``1e-4 * sqrt(16384 / dims)`` for a mean over ``dims`` numbers."""
     cliprange_high: Positive | None = None
     """Width of the clip above 1; null for ``cliprange``."""
     dual_clip: Positive | None = None
@@ -52,8 +53,8 @@ class PPOConfig(Section):
     """Weight of the value loss; the critic is a separate network."""
     kl_coef: NonNegative = 0.05
     """Weight of the KL divergence from the reference, per nat."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """log-ratio, half its square, or ``exp(-x) - 1 + x``."""
+    kl_estimator: Literal["k1", "k2", "k3", "exact"] = "k1"
+    """log-ratio, half its square, ``exp(-x) - 1 + x``; or the exact KL, where steps are Gaussian."""
     kl_placement: Literal["reward", "loss"] = "reward"
     """Whether the KL is subtracted from each step's reward or added to the loss."""
     kl_ratio_correction: Bool = True
@@ -128,8 +129,8 @@ class GRPOConfig(PPOConfig):
     """Prompts per step, over all processes."""
     kl_coef: NonNegative = 0.04
     """Weight of the KL divergence from the reference, per nat."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """log-ratio, half its square, or ``exp(-x) - 1 + x``."""
+    kl_estimator: Literal["k1", "k2", "k3", "exact"] = "k3"
+    """log-ratio, half its square, ``exp(-x) - 1 + x``; or the exact KL, where steps are Gaussian."""
     kl_placement: Literal["reward", "loss"] = "loss"
     """Whether the KL is subtracted from each step's reward or added to the loss."""
     advantage: Literal["gae", "grpo", "rloo"] = "grpo"

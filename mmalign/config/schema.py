@@ -12,6 +12,8 @@ from pydantic import Field
 from mmalign.config.constraint import ConstraintConfig
 from mmalign.config.fields import Bool, Count, Int, NonNegative, PositiveCount, Section
 from mmalign.config.iterate import IterateConfig
+from mmalign.config.options import Option
+from mmalign.config.pathwise import PathwiseConfig
 from mmalign.config.policy import GRPOConfig, PPOConfig
 from mmalign.config.preference import DPOConfig, KTOConfig
 from mmalign.config.sections import (
@@ -35,6 +37,7 @@ __all__ = [
     "KTOConfig",
     "ModelConfig",
     "PPOConfig",
+    "PathwiseConfig",
     "ReportConfig",
     "RewardConfig",
     "RewardModelConfig",
@@ -61,6 +64,8 @@ class EvaluateConfig(Section):
     """Longest answer, in steps."""
     task_options: dict[str, str] = Field(default_factory=dict)
     """Further options of the tasks that take them, such as ``{data: coco_pope.json, image_dir: val2014}``."""
+    options: dict[str, Option] = Field(default_factory=dict)
+    """Settings of the modality's adapter that hold while answers are evaluated, over ``model.options``."""
     include_start: Bool = True
     """Evaluate the policy that training started from as well."""
 
@@ -135,6 +140,8 @@ class RunConfig(Section):
     """Stage ``ppo``."""
     grpo: GRPOConfig = GRPOConfig()
     """Stage ``grpo``."""
+    pathwise: PathwiseConfig = PathwiseConfig()
+    """Stage ``pathwise``."""
     constraint: ConstraintConfig = ConstraintConfig()
     """A bound on a cost, for stages ``ppo`` and ``grpo``."""
     iterate: IterateConfig = IterateConfig()

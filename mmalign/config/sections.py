@@ -17,6 +17,7 @@ from mmalign.config.fields import (
     Section,
     Share,
 )
+from mmalign.config.options import Option
 
 __all__ = [
     "DataConfig",
@@ -45,6 +46,8 @@ class ModelConfig(Section):
     """Names of the layers that get LoRA, or ``all-linear``."""
     freeze: tuple[str, ...] = ("*vision_tower*", "*vision_model*", "*visual.*")
     """Shell patterns of parameter names that do not train; the default freezes vision towers."""
+    options: dict[str, Option] = Field(default_factory=dict)
+    """Settings of the modality's adapter, such as ``{guidance_scale: 2, num_inference_steps: 20}``."""
 
 
 class DataConfig(Section):

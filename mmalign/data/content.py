@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["media_digest", "unreadable"]
+__all__ = ["answer_digest", "media_digest", "unreadable"]
 
 
 def media_digest(item: Any) -> str:
@@ -22,6 +24,32 @@ def media_digest(item: Any) -> str:
         digest.update(item.tobytes())
     else:
         digest.update(repr(item).encode())
+    return digest.hexdigest()
+
+
+def answer_digest(answer: Any) -> str:
+    """SHA-256 of an answer or of its recorded steps: text, numbers, tensors, pictures and dataclasses of them.
+
+    Raises:
+        TypeError: for an object whose content cannot be read, which a hash of its name would confuse with others.
+    """
+    digest = hashlib.sha256()
+    if answer is None or isinstance(answer, str | int | float | bool):
+        digest.update(repr(answer).encode())
+    elif isinstance(answer, Mapping):
+        for key, value in sorted(answer.items()):
+            digest.update(f"{key}={answer_digest(value)};".encode())
+    elif isinstance(answer, list | tuple):
+        digest.update(";".join(answer_digest(item) for item in answer).encode())
+    elif is_dataclass(answer):
+        for part in fields(answer):
+            digest.update(f"{part.name}={answer_digest(getattr(answer, part.name))};".encode())
+    elif hasattr(answer, "detach"):
+        digest.update(media_digest(answer.detach().cpu().contiguous().numpy()).encode())
+    elif isinstance(answer, Path) or hasattr(answer, "tobytes"):
+        digest.update(media_digest(answer).encode())
+    else:
+        raise TypeError(f"an answer of type {type(answer).__name__} has no content that could be hashed")
     return digest.hexdigest()
 
 

@@ -34,7 +34,9 @@ class Scored:
     """A rollout under the policy that sampled it, its reference and its critic; all ``[B, T]``.
 
     ``logp_old`` comes from the training forward, or from the sampler (``reuse_sampling_logp``, no critic);
-    ``values`` are zero for algorithms without a critic.
+    ``values`` are zero for algorithms without a critic.  ``nats`` turns differences of log-probabilities into nats of
+    whole steps (:attr:`mmalign.types.LogP.nats`).  With ``kl_estimator: exact``, ``exact_kl`` ``[B, T]`` is that KL
+    and ``mean_ref`` ``[B, T, D]`` the reference's mean of every step.
     """
 
     rows: tuple[Row, ...]
@@ -48,6 +50,15 @@ class Scored:
     reward: StepReward
     cost: StepReward | None = None
     cost_values: Tensor | None = None
+    nats: int = 1
+    exact_kl: Tensor | None = None
+    mean_ref: Tensor | None = None
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """``logp_old - logp_ref`` in nats of whole steps, ``[B, T]``, 0 off the mask."""
+        gap = torch.where(self.mask, self.logp_old - self.logp_ref, torch.zeros_like(self.logp_old))
+        return gap * self.nats
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,7 @@ class Experience:
     returns: Tensor
     cost_values: Tensor | None = None
     cost_returns: Tensor | None = None
+    mean_ref: Tensor | None = None
 
 
 def make_experience(
@@ -82,7 +94,7 @@ def make_experience(
     """
     rewards, costs = scored.reward.per_step, None if scored.cost is None else scored.cost.per_step
     if cfg.kl_placement == "reward":
-        penalty = kl_coef * kl_penalty(scored.logp_old, scored.logp_ref, cfg.kl_estimator, scored.mask)
+        penalty = kl_coef * _penalty(scored, cfg)
         rewards = rewards - penalty
         costs = None if costs is None else costs + penalty
     if cfg.whiten_rewards:
@@ -109,7 +121,17 @@ def make_experience(
         returns,
         scored.cost_values,
         cost_returns,
+        scored.mean_ref,
     )
+
+
+def _penalty(scored: Scored, cfg: PPOConfig) -> Tensor:
+    """KL per step in nats of the whole step, ``[B, T]``."""
+    if cfg.kl_estimator == "exact":
+        assert scored.exact_kl is not None
+        return scored.exact_kl
+    gap = scored.log_ratio
+    return kl_penalty(gap, torch.zeros_like(gap), cfg.kl_estimator, scored.mask)
 
 
 def _group_advantages(rewards: Tensor, scored: Scored, cfg: PPOConfig) -> Tensor:
@@ -134,8 +156,7 @@ def _whiten(value: Tensor, mask: Tensor, accelerator: Accelerator | None, *, shi
 def rollout_metrics(scored: Scored, kl_coef: float) -> dict[str, Tensor]:
     """Per-sample metrics ``[B]`` of a rollout under TRL's names; the caller averages over samples."""
     mask = scored.mask
-    log_ratio = torch.where(mask, scored.logp_old - scored.logp_ref, torch.zeros_like(scored.logp_old))
-    kl = log_ratio.sum(-1)
+    kl = (scored.log_ratio if scored.exact_kl is None else scored.exact_kl).sum(-1)
     score = scored.reward.per_step.sum(-1)
     metrics = {
         "rewards/mean": score,

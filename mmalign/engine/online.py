@@ -17,13 +17,14 @@ from mmalign.engine.optim import learning_rate_factor, set_learning_rates
 from mmalign.engine.order import rows_for_step
 from mmalign.engine.parallel import all_sum, my_share
 from mmalign.engine.reference import Reference
+from mmalign.engine.scoring import score_rollout
 from mmalign.engine.step import Loss, optimisation_step
 from mmalign.engine.update import policy_update_loss
 from mmalign.errors import UserError
 from mmalign.objectives.kl import adaptive_kl_coef
 from mmalign.protocols import Likelihood, Samples
 from mmalign.rng import generator
-from mmalign.types import Batch, LogP, Rollout, Row, StepReward
+from mmalign.types import Rollout, Row, StepReward
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -131,7 +132,10 @@ class OnlineTrainer:
         if self.constraint is not None:
             rng = generator(self.seed, self.name, "cost", step, first)
             cost = self._finite("cost", self.constraint.costs(rollout, rng), rollout, step)
-        return self._score(rollout, reward, cost)
+        critics = {"values": self.critic, "cost_values": self._cost_critic()}
+        return score_rollout(
+            self.adapter, self.model, self.reference, critics, rollout, self.cfg, reward, cost
+        )
 
     def _finite(self, what: str, made: StepReward, rollout: Rollout, step: int) -> StepReward:
         bad = (~torch.isfinite(made.per_step)).any(-1).nonzero().flatten().tolist()
@@ -142,51 +146,8 @@ class OnlineTrainer:
             )
         return made
 
-    @torch.no_grad()
-    def _score(self, rollout: Rollout, reward: StepReward, cost: StepReward | None) -> Scored:
-        size, width = self.cfg.per_device_train_batch_size, rollout.mask.shape[1]
-        names = ("logp", "ref", "values", "cost_values", "entropy")
-        columns: dict[str, list[Tensor]] = {name: [] for name in names}
-        critics = {"values": self.critic, "cost_values": self._cost_critic()}
-        for start in range(0, len(rollout), size):
-            batch = self.adapter.collate(rollout.rows[start : start + size])
-            now = self._now(rollout, batch, start)
-            columns["logp"].append(_pad(now.values, width))
-            columns["ref"].append(_pad(self.reference.logp(batch, temperature=self.cfg.temperature), width))
-            columns["entropy"].append(_pad(now.entropy, width))
-            for name, critic in critics.items():
-                values = critic(now.hidden) if critic is not None else torch.zeros_like(now.values)
-                columns[name].append(_pad(values, width))
-        joined = {name: torch.cat(parts) * rollout.mask for name, parts in columns.items()}
-        return Scored(
-            rows=rollout.rows,
-            mask=rollout.mask,
-            finished=rollout.finished,
-            group=rollout.group,
-            logp_old=joined["logp"],
-            logp_ref=joined["ref"],
-            values=joined["values"],
-            entropy=joined["entropy"],
-            reward=reward,
-            cost=cost,
-            cost_values=None if cost is None else joined["cost_values"],
-        )
-
     def _cost_critic(self) -> Critic | None:
         return None if self.constraint is None else self.constraint.critic
-
-    def _now(self, rollout: Rollout, batch: Batch, start: int) -> LogP:
-        """The policy's own score of its answers; from the sampler where that is configured and enough.
-
-        Then the entropy is its one-sample estimate, minus the log-probability of the step taken.
-        """
-        exact = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
-        if self.cfg.reuse_sampling_logp and self.critic is None and exact:
-            values = rollout.logp[start : start + len(batch), : batch.mask.shape[1]].to(batch.mask.device)
-            return LogP(values, batch.mask, entropy=-values)
-        return self.adapter.logp(
-            self.model, batch, temperature=self.cfg.temperature, entropy=True, hidden=self.critic is not None
-        )
 
     def _update(self, experience: Experience, step: int) -> dict[str, float]:
         """Epochs over minibatches; stops early when the update moved further than ``kl_stop``."""
@@ -240,8 +201,3 @@ class OnlineTrainer:
         count = torch.tensor([float(len(metrics[names[0]]))], dtype=torch.float64, device=sums.device)
         totals = all_sum(torch.cat([count, sums]), self.accelerator)
         return {name: float(value) for name, value in zip(names, totals[1:] / totals[0], strict=True)}
-
-
-def _pad(value: Tensor | None, width: int) -> Tensor:
-    assert value is not None
-    return torch.nn.functional.pad(value, (0, width - value.shape[1]))

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmalign.data.content import media_digest
+from mmalign.data.content import answer_digest, media_digest
 from mmalign.engine.atomic import write_folder
 from mmalign.errors import UserError
 
 if TYPE_CHECKING:
     from mmalign.protocols import Likelihood
-    from mmalign.types import Batch, Row
+    from mmalign.types import Batch, LogP, Row
 
 __all__ = ["CachedReference", "Reference", "cached_reference", "has_adapter", "row_key", "weights_hash"]
 
@@ -57,11 +57,15 @@ class Reference:
         self._adapter = adapter
         self._model = model if how == "adapter_off" else copy.deepcopy(model).eval().requires_grad_(False)
 
-    @torch.no_grad()
     def logp(self, batch: Batch, rng: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """Reference log-probabilities ``[B, T]`` in nats of the batch's answers."""
+        return self.score(batch, rng, temperature).values
+
+    @torch.no_grad()
+    def score(self, batch: Batch, rng: torch.Generator | None = None, temperature: float = 1.0) -> LogP:
+        """The whole score of the batch's answers, with what an exact KL needs."""
         with self._off():
-            return self._adapter.logp(self._model, batch, rng, temperature=temperature).values
+            return self._adapter.logp(self._model, batch, rng, temperature=temperature)
 
     def _off(self) -> AbstractContextManager[object]:
         if self.how == "copy":
@@ -86,7 +90,7 @@ def row_key(row: Row) -> str:
     digest.update(json.dumps(row.prompt, sort_keys=True, default=str).encode())
     for item in row.media:
         digest.update(media_digest(item).encode())
-    digest.update(repr(row.steps if row.steps is not None else row.completion).encode())
+    digest.update(answer_digest(row.steps if row.steps is not None else row.completion).encode())
     return digest.hexdigest()
 
 

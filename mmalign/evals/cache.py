@@ -47,6 +47,7 @@ class ResponseCache:
             "prompt": row.prompt,
             "media": [media_digest(item) for item in row.media],
             "max_steps": generation.get("max_steps"),
+            "options": generation.get("options"),
         }
         return hashlib.sha256(dumps(request).encode()).hexdigest()
 

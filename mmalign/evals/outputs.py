@@ -22,22 +22,35 @@ def safe_name(identifier: str) -> str:
 
 
 def plain_output(output: Any, identifier: str, folder: Path) -> Any:
-    """Return ``output`` as JSON: text stays, a picture or an array becomes a file under ``outputs/``."""
+    """Return ``output`` as JSON: text stays, anything else becomes a file under ``outputs/``.
+
+    A picture becomes a PNG, an array or tensor an ``.npy``; any other answer (a sound, an episode) writes itself with
+    ``save_as(stem) -> Path``, ``stem`` being the path without a suffix.
+
+    Raises:
+        TypeError: for an answer that is none of these.
+    """
     if output is None or isinstance(output, (str, int, float, bool)):
         return output
     if isinstance(output, (list, tuple, dict)) and not any(hasattr(item, "shape") for item in output):
         return output
     target = folder / "outputs" / safe_name(identifier)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if hasattr(output, "save") and hasattr(output, "mode"):
+    if hasattr(output, "save_as"):
+        path = Path(output.save_as(target))
+    elif hasattr(output, "save") and hasattr(output, "mode"):
         path = target.with_name(target.name + ".png")
         output.save(path)
-    else:
+    elif hasattr(output, "shape") or isinstance(output, (list, tuple)):
         import numpy as np
 
         path = target.with_name(target.name + ".npy")
         array = output.detach().cpu().numpy() if hasattr(output, "detach") else np.asarray(output)
         np.save(path, array, allow_pickle=False)
+    else:
+        raise TypeError(
+            f"an answer of type {type(output).__name__} has no save_as and is no picture or array"
+        )
     return {"file": f"outputs/{path.name}", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 

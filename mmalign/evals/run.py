@@ -36,6 +36,7 @@ def evaluate(
     batch_size: int = 32,
     max_steps: int = 128,
     model_info: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     progress: bool | Callable[[int, int], None] = True,
     cache_dir: Path | None = None,
 ) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def evaluate(
         batch_size: rows per call of ``adapter.sample``.
         max_steps: longest answer, in steps.
         model_info: what identifies the policy; with a ``sha256`` of its weights, greedy answers are cached.
+        options: the adapter's settings while it answers; part of the request, nothing is set here.
         progress: show a bar, or call ``progress(done, total)``.
         cache_dir: folder of the response cache; none by default.
 
@@ -73,6 +75,8 @@ def evaluate(
         )
     rows = _checked_rows(task)
     generation = {"temperature": float(temperature), "max_steps": int(max_steps), "seed": int(seed)}
+    if options:
+        generation["options"] = dict(options)
     if not getattr(adapter, "row_streams", False) and temperature > 0:
         generation["batch_size"] = int(batch_size)
     job = _Job(adapter, model, task, Path(out_dir), generation, dict(model_info or {}), rows)

@@ -3,11 +3,13 @@
 The commonest silent failure of multimodal training is that the image is dropped on the way to the
 model.  At the start of every run the guard scores a few answers three times: as they are, with
 blanked media, and with the media of another row.  A model whose log-probabilities do not move never
-looked, and the run stops with an explanation.
+looked, and the run stops with an explanation.  Where an adapter offers ``Borrows`` the evidence is what that adapter
+says instead of the media: the prompt of a picture that is drawn, the observation of an action.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,13 +19,20 @@ from torch import Tensor, nn
 
 from mmalign.data.content import media_digest
 from mmalign.errors import UserError
-from mmalign.protocols import Conditioned, Likelihood, Samples
+from mmalign.protocols import Borrows, Conditioned, Likelihood, Samples
 from mmalign.rng import generator
 
 if TYPE_CHECKING:
     from mmalign.types import Row
 
-__all__ = ["GuardReport", "answered", "check_modality_used", "measure_modality_use", "shuffle_media"]
+__all__ = [
+    "GuardReport",
+    "answered",
+    "check_modality_used",
+    "measure_modality_use",
+    "shuffle_media",
+    "swap_evidence",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,28 @@ def shuffle_media(rows: Sequence[Row]) -> list[Row]:
     return shuffled
 
 
+def swap_evidence(adapter: Likelihood, rows: Sequence[Row]) -> list[Row]:
+    """Give each row the evidence of another: what the adapter lends, else the media (:func:`shuffle_media`).
+
+    A row whose evidence is that of every other row stays as it is.
+    """
+    if not isinstance(adapter, Borrows):
+        return shuffle_media(rows)
+    keys = [_evidence_key(adapter, row) for row in rows]
+    swapped = list(rows)
+    for here, key in enumerate(keys):
+        later = [(here + k) % len(rows) for k in range(1, len(rows))]
+        other = next((k for k in later if keys[k] != key), None)
+        swapped[here] = rows[here] if other is None else adapter.borrow(rows[here], rows[other])
+    return swapped
+
+
+def _evidence_key(adapter: Likelihood, row: Row) -> str:
+    """Tells rows of other prompts and media apart."""
+    media = [media_digest(item) for item in row.media]
+    return json.dumps([row.prompt, media], sort_keys=True, default=str)
+
+
 @torch.no_grad()
 def measure_modality_use(
     adapter: Likelihood, model: nn.Module, rows: Sequence[Row], *, seed: int = 0, tolerance: float = 1e-4
@@ -73,7 +104,7 @@ def measure_modality_use(
     Raises:
         UserError: when the modality cannot blank its media.
     """
-    rows = [row for row in rows if row.media]
+    rows = list(rows) if isinstance(adapter, Borrows) else [row for row in rows if row.media]
     if not rows:
         return GuardReport(0, 0, 0.0, 0.0, 0.0, 0.0, tolerance)
     if not isinstance(adapter, Conditioned):
@@ -86,15 +117,21 @@ def measure_modality_use(
     samples = answered(adapter, model, rows, seed)
     base, mask = _score(adapter, model, samples, seed)
     blank, _ = _score(adapter, model, [adapter.blank(row) for row in samples], seed)
-    swapped = shuffle_media(samples)
+    swapped = swap_evidence(adapter, samples)
     shuffled, _ = _score(adapter, model, swapped, seed)
     model.train(training)
-    other = torch.tensor([new.media is not old.media for new, old in zip(swapped, samples, strict=True)])
+    other = torch.tensor(
+        [new is not old and _differs(new, old) for new, old in zip(swapped, samples, strict=True)]
+    )
     moved_blank, share_blank = _moves(blank, base, mask, tolerance)
     moved_shuffled, share_shuffled = _moves(shuffled[other], base[other], mask[other], tolerance)
     return GuardReport(
         len(samples), int(other.sum()), moved_blank, moved_shuffled, share_blank, share_shuffled, tolerance
     )
+
+
+def _differs(new: Row, old: Row) -> bool:
+    return new.media is not old.media or new.prompt != old.prompt or new.steps is not old.steps
 
 
 def check_modality_used(
@@ -112,11 +149,17 @@ def check_modality_used(
     """
     report = measure_modality_use(adapter, model, rows, seed=seed)
     ignored = report.n and (report.share_blank < 0.5 or (report.n_shuffled and report.share_shuffled < 0.5))
+    what, where = "media", "the processor, the image placeholders and the vision tower's weights"
+    if isinstance(adapter, Borrows):
+        what, where = (
+            "conditions",
+            "that the prompt or observation reaches the model and its encoder's weights",
+        )
     if ignored and not allow_unused:
         raise UserError(
-            f"the model ignores its media: replacing them by blank ones moved the log-probabilities of "
+            f"the model ignores its {what}: replacing them by blank ones moved the log-probabilities of "
             f"{report.share_blank:.0%} of {report.n} rows, by those of another row {report.share_shuffled:.0%} "
-            "(expected nearly all); check the processor, the image placeholders and the vision tower's weights, "
+            f"(expected nearly all); check {where}, "
             "or pass --guard.allow_unused_media true to go on all the same"
         )
     return report

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from mmalign.objectives.shapes import check_floats, check_steps, fill
 
-__all__ = ["Estimator", "adaptive_kl_coef", "categorical_kl", "kl_estimate", "kl_loss", "kl_penalty"]
+__all__ = [
+    "Estimator",
+    "adaptive_kl_coef",
+    "categorical_kl",
+    "gaussian_kl",
+    "kl_estimate",
+    "kl_loss",
+    "kl_penalty",
+]
 
 Estimator = Literal["k1", "k2", "k3"]
 """Schulman's three estimators of KL(policy || reference) from samples of the policy."""
@@ -139,6 +147,39 @@ def categorical_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     support = log_p > -math.inf
     gap = fill(log_p, support) - fill(log_q, support)
     return (fill(log_p, support, -math.inf).exp() * gap).sum(-1)
+
+
+def gaussian_kl(mean: Tensor, mean_ref: Tensor, std: Tensor, mask: Tensor) -> Tensor:
+    """Exact ``KL(N(mean, std^2) || N(mean_ref, std^2)) = |mean - mean_ref|^2 / (2 std^2)`` per step.
+
+    Policy and reference share the standard deviation, which their sampler fixes.  Differentiable in both means.
+
+    *Reference:* Fan et al., DPOK (2023), arXiv:2305.16381, Lemma 4.2's Gaussian case. *Differs from Flow-GRPO's
+    code:* the variance is the whole step's; theirs leaves out the step size, so that its value is that fraction.
+
+    Args:
+        mean: ``[B, T, D]`` under the policy.
+        mean_ref: ``[B, T, D]`` under the reference.
+        std: ``[B, T]`` (or ``[B, T, D]``) standard deviation of the step, the same for both.
+        mask: ``[B, T]`` bool; 0 off it, where ``std`` may be 0.
+
+    Returns:
+        ``[B, T]`` nats.
+
+    Raises:
+        ValueError: on unequal shapes, or where a step that counts has no spread.
+    """
+    if mean.shape != mean_ref.shape or mean.shape[:2] != mask.shape or mean.dim() != 3:
+        raise ValueError(
+            f"means {tuple(mean.shape)} and {tuple(mean_ref.shape)} do not fit {tuple(mask.shape)}"
+        )
+    spread = std if std.dim() == 3 else std[..., None]
+    counted = mask[..., None].expand_as(spread)
+    if bool((spread[counted] <= 0).any()):
+        raise ValueError("a step with no spread is deterministic: it has no density; take it off the mask")
+    gap = torch.where(mask[..., None], mean - mean_ref, torch.zeros_like(mean))
+    scale = torch.where(counted, spread, torch.ones_like(spread))
+    return 0.5 * (gap / scale).square().sum(-1)
 
 
 def adaptive_kl_coef(coef: float, observed: float, target: float, horizon: float, n: float) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from mmalign.engine.atomic import write_json
 from mmalign.errors import UserError
 from mmalign.pipeline.files import split_rows
 from mmalign.pipeline.sink import StageSink
-from mmalign.protocols import TakesShortCuts
+from mmalign.protocols import Configurable, TakesShortCuts
 from mmalign.types import Speed
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["POLICY_STAGES", "SHARED_STAGES", "RunContext"]
 
-POLICY_STAGES = ("dpo", "kto", "ppo", "grpo", "iterate")
+POLICY_STAGES = ("dpo", "kto", "ppo", "grpo", "pathwise", "iterate")
 """Stages that end in a policy of their own, evaluated as an arm of that name."""
 
 SHARED_STAGES = ("sft", "feedback", "reward_model")
@@ -57,7 +58,26 @@ class RunContext:
         made: Likelihood = registry.load("modalities", self.cfg.modality)()
         if isinstance(made, TakesShortCuts):
             made.speed = Speed(**self.cfg.speed.model_dump())
+        self._configure(made, self.cfg.model.options, "model.options")
         return made
+
+    @contextmanager
+    def decoding(self) -> Iterator[Likelihood]:
+        """The adapter with ``evaluate.options`` over ``model.options`` for as long as answers are evaluated."""
+        cfg = self.cfg
+        if cfg.evaluate.options:
+            self._configure(self.adapter, {**cfg.model.options, **cfg.evaluate.options}, "evaluate.options")
+        try:
+            yield self.adapter
+        finally:
+            if cfg.evaluate.options:
+                self._configure(self.adapter, cfg.model.options, "model.options")
+
+    def _configure(self, adapter: Likelihood, options: Mapping[str, Any], key: str) -> None:
+        if isinstance(adapter, Configurable):
+            adapter.configure(options)
+        elif options:
+            raise UserError(f"{key}: modality {self.cfg.modality!r} takes no settings; remove them")
 
     @cached_property
     def world(self) -> Any:

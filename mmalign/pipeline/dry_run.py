@@ -78,6 +78,7 @@ def shrunk(cfg: RunConfig) -> RunConfig:
             "kto": cfg.kto.model_copy(update={**few, "max_steps": 1, "n_pairs": _ROWS, "n_heldout": _ROWS}),
             "ppo": _one_step(cfg.ppo),
             "grpo": _one_step(cfg.grpo),
+            "pathwise": cfg.pathwise.model_copy(update={**few, "max_steps": 1, "rollout_batch_size": _ROWS}),
             "iterate": cfg.iterate.model_copy(
                 update={
                     **few,
@@ -123,6 +124,8 @@ def _answers(cfg: RunConfig, stage: str) -> int:
     if stage in ("reward_model", "dpo", "kto"):
         section = getattr(cfg, stage)
         return int(section.max_steps * section.per_device_train_batch_size)
+    if stage == "pathwise":
+        return cfg.pathwise.max_steps * cfg.pathwise.rollout_batch_size
     if stage == "iterate":
         loop = cfg.iterate
         drawn = loop.iterations * loop.prompts * loop.num_generations

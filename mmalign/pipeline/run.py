@@ -30,6 +30,7 @@ STAGES = {
     "kto": "mmalign.pipeline.stages.preference:run_kto",
     "ppo": "mmalign.pipeline.stages.policy:run_ppo",
     "grpo": "mmalign.pipeline.stages.policy:run_grpo",
+    "pathwise": "mmalign.pipeline.stages.pathwise:run",
     "iterate": "mmalign.pipeline.stages.iterate:run",
     "evaluate": "mmalign.pipeline.stages.evaluate:run",
     "report": "mmalign.pipeline.stages.report:run",

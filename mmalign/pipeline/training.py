@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mmalign.config.iterate import IterateConfig
+    from mmalign.config.pathwise import PathwiseConfig
     from mmalign.config.preference import PairsConfig
     from mmalign.config.schema import PPOConfig, RewardModelConfig, SFTConfig
     from mmalign.engine.step import Loss
@@ -68,7 +69,7 @@ def run_training(
     name: str,
     step: Callable[[int], Mapping[str, float]],
     state: LoopState,
-    cfg: SFTConfig | RewardModelConfig | PairsConfig | PPOConfig | IterateConfig,
+    cfg: SFTConfig | RewardModelConfig | PairsConfig | PPOConfig | IterateConfig | PathwiseConfig,
     *,
     title: str,
     show: tuple[str, ...] = ("loss",),

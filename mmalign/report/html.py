@@ -26,6 +26,7 @@ _STAGES = {
     "grpo": "GRPO",
     "rloo": "RLOO",
     "dpo": "DPO",
+    "pathwise": "Gradient through the sampler",
     "iterate": "Iterative loop",
 }
 

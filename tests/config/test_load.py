@@ -147,7 +147,7 @@ def test_the_hash_ignores_where_and_sees_what() -> None:
 
 def test_ppo_defaults_follow_the_checklist() -> None:
     cfg = PPOConfig()
-    assert (cfg.gamma, cfg.lam, cfg.cliprange, cfg.cliprange_value) == (1.0, 0.95, 0.2, 0.2)
+    assert (cfg.gamma, cfg.lam, cfg.cliprange, cfg.cliprange_value) == (1.0, 0.95, None, 0.2)
     assert (cfg.kl_coef, cfg.kl_estimator, cfg.kl_placement) == (0.05, "k1", "reward")
     assert (cfg.num_ppo_epochs, cfg.num_minibatches, cfg.loss_type) == (4, 4, "dapo")
     assert 3 <= cfg.critic_learning_rate / cfg.learning_rate <= 10

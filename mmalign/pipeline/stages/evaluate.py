@@ -26,12 +26,14 @@ def run(ctx: RunContext) -> None:
     One process does it all.
     """
     if ctx.accelerator.is_main_process:
-        _evaluate(ctx)
+        with ctx.decoding():
+            _evaluate(ctx)
     ctx.mark_done(NAME, {"arms": sorted(arms(ctx))})
 
 
 def _evaluate(ctx: RunContext) -> None:
     cfg = ctx.cfg.evaluate
+    options = {**ctx.cfg.model.options, **cfg.options}
     for arm, source in arms(ctx).items():
         model, digest = ctx.load_model(source), _weights_digest(source)
         for task_name in cfg.tasks:
@@ -47,6 +49,7 @@ def _evaluate(ctx: RunContext) -> None:
                     batch_size=cfg.batch_size,
                     max_steps=cfg.max_new_tokens,
                     model_info={"id": _shown(ctx, source), "arm": arm, "sha256": digest},
+                    options=options,
                     progress=True,
                 )
 

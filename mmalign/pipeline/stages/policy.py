@@ -13,6 +13,7 @@ from mmalign.engine.loop import LoopState
 from mmalign.engine.online import KLCoefficient, OnlineTrainer
 from mmalign.engine.optim import make_optimizer
 from mmalign.engine.reference import Reference
+from mmalign.errors import UserError
 from mmalign.pipeline.constraining import build_constraint
 from mmalign.pipeline.rewarding import build_reward
 from mmalign.pipeline.training import guard_media, run_training
@@ -103,5 +104,9 @@ def _hidden_size(ctx: RunContext, model: nn.Module, row: Row) -> int:
 
     batch = ctx.adapter.collate(answered(ctx.adapter, model, [row], ctx.cfg.seed))
     hidden = ctx.adapter.logp(model, batch, hidden=True).hidden
-    assert hidden is not None
+    if hidden is None:
+        raise UserError(
+            f"advantage: gae needs a critic, and modality {ctx.adapter.name!r} gives no hidden states for one; "
+            "use advantage: grpo or rloo"
+        )
     return int(hidden.shape[-1])
