@@ -24,7 +24,8 @@ __all__ = ["AtEnd", "Clip", "RunningNorm", "WeightedSum", "add_kl", "at_end", "s
 
 def scaled(reward: StepReward, factor: float) -> StepReward:
     """Multiply a reward and each of its parts by ``factor``."""
-    return StepReward(reward.per_step * factor, {name: part * factor for name, part in reward.parts.items()})
+    parts = {name: part * factor for name, part in reward.parts.items()}
+    return StepReward(reward.per_step * factor, parts, reward.notes)
 
 
 def at_end(reward: StepReward, mask: Tensor) -> StepReward:
@@ -36,7 +37,7 @@ def at_end(reward: StepReward, mask: Tensor) -> StepReward:
     """
     named = reward.parts or {"reward": reward.per_step}
     parts = {name: sequence_placement(part, mask) for name, part in named.items()}
-    return StepReward(_total(parts), parts)
+    return StepReward(_total(parts), parts, reward.notes)
 
 
 def add_kl(
@@ -81,7 +82,7 @@ class WeightedSum:
         terms: name -> reward.
         weights: name -> weight; 1 where absent.
 
-    A term with one part keeps the term's name, one with several gives ``term/part``.
+    A term with one part keeps the term's name, one with several gives ``term/part``; notes keep their names.
     """
 
     def __init__(self, terms: Mapping[str, Reward], weights: Mapping[str, float] | None = None) -> None:
@@ -96,13 +97,15 @@ class WeightedSum:
     def __call__(self, rollout: Rollout) -> StepReward:
         """Return the weighted sum with the parts of every term."""
         parts: dict[str, Tensor] = {}
+        notes: dict[str, Tensor] = {}
         for name, term in self.terms.items():
             value = scaled(term(rollout), self.weights.get(name, 1.0))
+            notes.update(value.notes)
             if len(value.parts) <= 1:
                 parts[name] = value.per_step
             else:
                 parts.update({f"{name}/{part}": tensor for part, tensor in value.parts.items()})
-        return StepReward(_total(parts), parts)
+        return StepReward(_total(parts), parts, notes)
 
     def state_dict(self) -> dict[str, Any]:
         """State of every stateful term."""
@@ -147,7 +150,7 @@ class Clip:
         raw = self.inner(rollout)
         per_step = raw.per_step.clamp(-self.limit, self.limit)
         parts = dict(raw.parts) or {"reward": raw.per_step}
-        return StepReward(per_step, {**parts, "clip": per_step - raw.per_step})
+        return StepReward(per_step, {**parts, "clip": per_step - raw.per_step}, raw.notes)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the inner reward."""

@@ -103,6 +103,12 @@ class EndpointJudge:
             return 0.5
         return 1.0 if found.group(1) == "1" else 0.0
 
+    def ask(self, row: Row, text: str) -> str:
+        """The raw reply to a question of one's own, with the row's pictures."""
+        reply = self.client.chat(_messages(text, _images(row)))
+        self._write(row, text, reply)
+        return reply
+
     def close(self) -> None:
         """Stop the threads and close the log."""
         self._pool.shutdown()
