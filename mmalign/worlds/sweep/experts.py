@@ -1,0 +1,200 @@
+"""Scripted experts: one controller per embodiment, told by the task where blocks belong, with flaws one can set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmalign.rng import derive_seed, numpy_generator
+from mmalign.worlds.sweep.environment import MAX_STEPS, SweepBatch, packed
+from mmalign.worlds.sweep.episode import Episode
+from mmalign.worlds.sweep.layout import (
+    BLOCK_RADIUS,
+    HAZARD_RADIUS,
+    PUSHER_RADIUS,
+    SPEED,
+    TASKS,
+    ZONE,
+    Layout,
+    Start,
+)
+from mmalign.worlds.sweep.physics import REACH, TOUCH, States, placed, potential
+
+__all__ = ["PERFECT", "Skill", "act", "play"]
+
+Floats = NDArray[np.float64]
+
+_CONTACT = BLOCK_RADIUS + PUSHER_RADIUS
+_GAP = 0.02
+_ALIGNED = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """What an expert does worse than it could.
+
+    Args:
+        noise: standard deviation added to each velocity, in units of full speed.
+        aim: standard deviation of an error in where it believes the blocks to be, drawn once per episode and axis.
+        pause: share of the steps in which it does nothing.
+    """
+
+    noise: float = 0.0
+    aim: float = 0.0
+    pause: float = 0.0
+
+
+PERFECT = Skill()
+"""No flaw."""
+
+
+def play(
+    starts: Sequence[Start], *, skill: Skill = PERFECT, seed: int = 0, max_steps: int = MAX_STEPS
+) -> list[Episode]:
+    """Play every start to its end with the expert; an episode depends on ``seed`` and its own start alone."""
+    env = SweepBatch(starts, max_steps=max_steps)
+    streams = [numpy_generator(derive_seed(seed, "expert", str(start))) for start in starts]
+    errors = np.stack([rng.normal(0.0, 1.0, 2) * skill.aim for rng in streams])
+    trace = _Trace(env)
+    while not env.ended.all():
+        wanted = np.stack([act(env.table, env.states, k, errors[k]) for k in range(len(env))])
+        shake = np.stack([rng.normal(0.0, 1.0, 2) for rng in streams]) * skill.noise
+        idle = np.array([rng.random() for rng in streams]) < skill.pause
+        wanted[:, :2] = np.where(idle[:, None], 0.0, wanted[:, :2] + shake)
+        trace.add(np.clip(wanted, -1.0, 1.0))
+    return trace.episodes()
+
+
+def act(table: Layout, states: States, k: int, error: Floats | None = None) -> Floats:
+    """The expert's action ``[3]`` in episode ``k``; ``error`` ``[2]`` shifts where it believes the blocks to be."""
+    pusher, held = states.pusher[k], int(states.held[k])
+    blocks = states.blocks[k] + (0.0 if error is None else error)
+    task = TASKS[int(table.task[k])]
+    todo = [int(i) for i in np.flatnonzero(table.marked[k] & ~placed(table, states)[k])]
+    if not todo:
+        return np.array([0.0, 0.0, -1.0])
+    if table.grips[k]:
+        return _carry(
+            pusher, blocks, held, todo, _destination(task, table.goal[k], blocks, held), bool(states.down[k])
+        )
+    if task in ("sweep", "avoid"):
+        hazard = table.hazard[k] if task == "avoid" else None
+        return _sweep(pusher, blocks, todo, float(table.half[k]), hazard)
+    return _shove(pusher, blocks[0], _destination(task, table.goal[k], blocks, 0), float(table.half[k]))
+
+
+def _destination(task: str, goal: Floats, blocks: Floats, moved: int) -> Floats:
+    if task == "goal":
+        return goal
+    if task == "group":
+        return blocks[1 if moved != 1 else 0]
+    column = blocks[max(moved, 0), 0]
+    return np.array([column, ZONE + BLOCK_RADIUS + 0.06])
+
+
+def _towards(here: Floats, there: Floats, down: bool) -> Floats:
+    step = np.clip((there - here) / SPEED, -1.0, 1.0)
+    return np.array([step[0], step[1], 1.0 if down else -1.0])
+
+
+def _carry(
+    pusher: Floats, blocks: Floats, held: int, todo: Sequence[int], there: Floats, closed: bool
+) -> Floats:
+    """Close on the nearest block that is not in place, carry it there and open."""
+    if held >= 0:
+        return _towards(pusher, there + (pusher - blocks[held]), down=held in todo)
+    near = min(todo, key=lambda i: float(np.hypot(*(blocks[i] - pusher))))
+    reached = float(np.hypot(*(blocks[near] - pusher))) < 0.5 * REACH
+    return _towards(pusher, blocks[near], down=reached and not closed)
+
+
+def _sweep(pusher: Floats, blocks: Floats, todo: Sequence[int], half: float, hazard: Floats | None) -> Floats:
+    """Get below as many blocks as the stick covers and push them straight up."""
+    x = _column(pusher, blocks, todo, half, hazard)
+    covered = [i for i in todo if abs(blocks[i, 0] - x) <= half + 0.5 * PUSHER_RADIUS]
+    below = min(float(blocks[i, 1]) for i in covered or todo) - _CONTACT
+    if abs(pusher[0] - x) <= _ALIGNED + 0.02 and pusher[1] <= below + _GAP:
+        return np.array([float(np.clip((x - pusher[0]) / SPEED, -1.0, 1.0)), 1.0, 1.0])
+    return _towards(pusher, np.array([x, below - 2 * _GAP]), down=False)
+
+
+def _column(pusher: Floats, blocks: Floats, todo: Sequence[int], half: float, hazard: Floats | None) -> float:
+    """Where to put the stick's middle: over the most blocks, clear of the hazard, with the least travel."""
+    reach = max(half - 0.02, 0.0)
+    spots = [float(blocks[i, 0]) for i in todo]
+    spots += [0.5 * (a + b) for a in spots for b in spots if a < b]
+    best, best_key = spots[0], (-1, 0.0)
+    for spot in spots:
+        x = spot
+        if hazard is not None:
+            clear = HAZARD_RADIUS + PUSHER_RADIUS + half + _GAP
+            x = min(x, hazard[0] - clear) if hazard[0] > 0 else max(x, hazard[0] + clear)
+        covered = sum(abs(float(blocks[i, 0]) - x) <= reach + 1e-9 for i in todo)
+        key = (covered, -abs(x - float(pusher[0])))
+        if key > best_key:
+            best, best_key = x, key
+    return best
+
+
+def _shove(pusher: Floats, block: Floats, there: Floats, half: float) -> Floats:
+    """Push one block sideways with the stick's end until the column is right, then with its face."""
+    gap = there - block
+    touching = abs(gap[1]) < 0.5 * TOUCH
+    if abs(gap[0]) > _ALIGNED and (abs(gap[0]) > 0.05 or touching):
+        side = 1.0 if gap[0] > 0 else -1.0
+        behind = np.array([block[0] - side * (half + _CONTACT), block[1]])
+        ready = abs(pusher[1] - behind[1]) <= _ALIGNED and -2 * _GAP <= side * (behind[0] - pusher[0]) + _GAP
+        if ready and side * (behind[0] - pusher[0]) <= 3 * _GAP:
+            move = np.clip(np.array([gap[0], block[1] - pusher[1]]) / SPEED, -1.0, 1.0)
+            return np.array([move[0], move[1], 1.0])
+        return _towards(pusher, behind - np.array([side * _GAP, 0.0]), down=False)
+    side = 1.0 if gap[1] > 0 else -1.0
+    behind = np.array([block[0], block[1] - side * _CONTACT])
+    if abs(pusher[0] - behind[0]) <= _ALIGNED and abs(pusher[1] - behind[1]) <= 3 * _GAP:
+        move = np.clip(np.array([block[0] - pusher[0], gap[1]]) / SPEED, -1.0, 1.0)
+        return np.array([move[0], move[1], 1.0])
+    return _towards(pusher, behind - np.array([0.0, side * _GAP]), down=False)
+
+
+class _Trace:
+    """Collects what a batch of episodes did."""
+
+    def __init__(self, env: SweepBatch) -> None:
+        self.env = env
+        self.observations = [env.reset()]
+        self.potentials = [potential(env.table, env.states)]
+        self.states = [packed(env.states)]
+        self.actions: list[NDArray[np.floating]] = []
+        self.steps: list[tuple[NDArray[np.generic], ...]] = []
+        self.alive: list[NDArray[np.bool_]] = []
+
+    def add(self, actions: NDArray[np.floating]) -> None:
+        """Take a step and keep it."""
+        self.alive.append(~self.env.ended)
+        made = self.env.step(actions)
+        self.actions.append(actions)
+        self.observations.append(made.observation)
+        self.potentials.append(made.potential)
+        self.states.append(packed(self.env.states))
+        self.steps.append((made.reward, made.success, made.terminated, made.truncated))
+
+    def episodes(self) -> list[Episode]:
+        """One record per episode, each of its own length."""
+        return [self._one(k, int(sum(bool(a[k]) for a in self.alive))) for k in range(len(self.env))]
+
+    def _one(self, k: int, n: int) -> Episode:
+        start = self.env.starts[k]
+        return Episode(
+            observations=np.stack([o[k] for o in self.observations[: n + 1]]),
+            actions=np.stack([a[k] for a in self.actions[:n]]).astype(np.float32),
+            rewards=np.array([s[0][k] for s in self.steps[:n]], dtype=np.float32),
+            success=np.array([bool(s[1][k]) for s in self.steps[:n]]),
+            terminated=any(bool(s[2][k]) for s in self.steps[:n]),
+            truncated=any(bool(s[3][k]) for s in self.steps[:n]),
+            start={"task": start.task, "embodiment": start.embodiment, "seed": start.seed},
+            potential=np.stack([p[k] for p in self.potentials[: n + 1]]).astype(np.float32),
+            states=np.stack([s[k] for s in self.states[: n + 1]]),
+        )
