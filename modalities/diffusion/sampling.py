@@ -1,0 +1,204 @@
+"""Drawing pictures: the sampler's chain, what is recorded of it, and the chain with gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmalign.errors import UserError
+from mmalign.modalities.diffusion.backbones import Condition
+from mmalign.modalities.diffusion.options import DiffusionOptions
+from mmalign.modalities.diffusion.pictures import prompt_of, to_pil, to_unit
+from mmalign.modalities.diffusion.policy import DiffusionPolicy, policy_of
+from mmalign.modalities.diffusion.schedules import Grid
+from mmalign.modalities.diffusion.steps import Denoising, gaussian_logp
+from mmalign.types import Rollout, Row
+
+__all__ = ["differentiable_pictures", "draw_pictures"]
+
+
+@torch.no_grad()
+def draw_pictures(
+    model: nn.Module,
+    rows: Sequence[Row],
+    n: int,
+    rng: torch.Generator | Sequence[torch.Generator],
+    options: DiffusionOptions,
+    *,
+    temperature: float,
+    max_steps: int,
+) -> Rollout:
+    """Draw ``n`` pictures per row and record their random steps with behaviour log-densities.
+
+    All noise of a picture comes from its own row's generator (or, in order, from the one given), so a picture does not
+    depend on the batch it is drawn in.  At temperature 0 the chain is the deterministic sampler's, and its steps are
+    scored at temperature 1.
+    """
+    policy = policy_of(model)
+    steps = min(options.num_inference_steps, max_steps)
+    grid = policy.schedule.grid(steps, policy.backbone.tokens(options))
+    random = (policy.schedule.noise_level(grid, options, temperature or 1.0) > 0).nonzero().flatten()
+    streams = _streams(rng, len(rows), n)
+    every = [row for row in rows for _ in range(n)]
+    answered: list[Row] = []
+    logps: list[Tensor] = []
+    for first in range(0, len(every), options.sample_batch):
+        part = every[first : first + options.sample_batch]
+        noise = _Noise.drawn(streams[first : first + len(part)], policy, grid, random, options)
+        chain = _chain(policy, part, noise, grid, options, temperature)
+        pictures = to_pil(
+            to_unit(policy.backbone.decode(chain.latents[:, -1].to(_decoder_dtype(policy))).float())
+        )
+        for place, (row, picture) in enumerate(zip(part, pictures, strict=True)):
+            kept = noise.kept[place]
+            path = chain.latents[place].cpu()
+            record = Denoising(path[kept].clone(), path[kept + 1].clone(), kept, steps)
+            answered.append(replace(row, completion=picture, steps=record, segments=()))
+        logps.append(chain.logp.gather(1, noise.kept.to(chain.logp.device)))
+    values = torch.cat(logps)
+    size = len(every)
+    return Rollout(
+        rows=tuple(answered),
+        logp=values,
+        mask=torch.ones(values.shape, dtype=torch.bool, device=values.device),
+        finished=torch.ones(size, dtype=torch.bool, device=values.device),
+        group=torch.arange(size, device=values.device) // n,
+    )
+
+
+def differentiable_pictures(
+    model: nn.Module, rows: Sequence[Row], rng: torch.Generator, grad_steps: int, options: DiffusionOptions
+) -> Tensor:
+    """Pictures ``[B, 3, H, W]`` from 0 to 1 with gradient through the last ``grad_steps`` calls of the denoiser.
+
+    The chain before them runs without gradient.  With ``grad_from`` the chain stops at a random step of its last part
+    and the picture is predicted from there: one call more, the last of those that carry gradient.
+
+    *Reference:* Clark et al., DRaFT (2024), arXiv:2309.17400; Prabhudesai et al., AlignProp (2023), arXiv:2310.03739;
+    Xu et al., ImageReward and ReFL (2023), arXiv:2304.05977.
+
+    Raises:
+        UserError: when ``grad_steps`` is not between 1 and the number of steps.
+    """
+    policy = policy_of(model)
+    grid = policy.schedule.grid(options.num_inference_steps, policy.backbone.tokens(options))
+    stop = _stopping_step(grid, options, rng)
+    calls = len(grid) if stop is None else stop + 1
+    if not 1 <= grad_steps <= calls:
+        raise UserError(f"grad_steps: the sampler calls the denoiser {calls} times, got {grad_steps}")
+    condition = policy.condition([prompt_of(row) for row in rows], options)
+    empty = policy.empty(options)
+    x = torch.randn((len(rows), *policy.backbone.shape(options)), generator=rng).to(policy.device)
+
+    def call(x: Tensor, step: int) -> Tensor:
+        times = grid.times.to(x.device)[step].expand(len(x))
+        return policy.predict(x, times, condition, empty, options)
+
+    for step in range(calls):
+        carries = step >= calls - grad_steps and torch.is_grad_enabled()
+        with torch.set_grad_enabled(carries):
+            if carries and options.checkpointing:
+                predicted = _recomputed(call, x, step)
+            else:
+                predicted = call(x, step)
+            index = torch.full((len(x),), step, device=x.device)
+            if step == stop:
+                x = policy.schedule.clean(x, predicted, grid.level.to(x.device)[index])
+                break
+            mean, std = policy.schedule.step(x, predicted, grid, index, options, 1.0)
+            x = mean + std.reshape(-1, 1, 1, 1) * torch.randn(x.shape, generator=rng).to(x.device)
+    return to_unit(policy.backbone.decode(x.to(_decoder_dtype(policy))).float())
+
+
+def _recomputed(call: Any, x: Tensor, step: int) -> Tensor:
+    made: Tensor = checkpoint(call, x, step, use_reentrant=False, preserve_rng_state=False)
+    return made
+
+
+def _stopping_step(grid: Grid, options: DiffusionOptions, rng: torch.Generator) -> int | None:
+    if options.grad_from is None:
+        return None
+    first = min(int(options.grad_from * len(grid)), len(grid) - 1)
+    return first + int(torch.randint(len(grid) - first, (), generator=rng))
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """What is random about a batch: ``start`` ``[B, C, H, W]``, ``steps`` ``[B, N, C, H, W]``, ``kept`` ``[B, K]``."""
+
+    start: Tensor
+    steps: Tensor
+    kept: Tensor
+
+    @classmethod
+    def drawn(
+        cls,
+        streams: Sequence[torch.Generator],
+        policy: DiffusionPolicy,
+        grid: Grid,
+        random: Tensor,
+        options: DiffusionOptions,
+    ) -> _Noise:
+        """Draw picture by picture, each from its own stream: noise first, then which steps are kept."""
+        shape = policy.backbone.shape(options)
+        count = max(1, round(options.train_fraction * len(random))) if len(random) else 0
+        noises, kept = [], []
+        for stream in streams:
+            noises.append(torch.randn((len(grid) + 1, *shape), generator=stream))
+            order = torch.randperm(len(random), generator=stream)[:count]
+            kept.append(random[order.sort().values])
+        every = torch.stack(noises).to(policy.device)
+        return cls(every[:, 0], every[:, 1:], torch.stack(kept))
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Latents ``[B, N + 1, C, H, W]`` of a chain and the log-density ``[B, N]`` of its random steps (else 0)."""
+
+    latents: Tensor
+    logp: Tensor
+
+
+def _chain(
+    policy: DiffusionPolicy,
+    rows: Sequence[Row],
+    noise: _Noise,
+    grid: Grid,
+    options: DiffusionOptions,
+    temperature: float,
+) -> _Chain:
+    condition: Condition = policy.condition([prompt_of(row) for row in rows], options)
+    empty = policy.empty(options)
+    x = noise.start
+    path, logps = [x], []
+    for step in range(len(grid)):
+        times = grid.times.to(x.device)[step].expand(len(x))
+        index = torch.full((len(x),), step, device=x.device)
+        predicted = policy.predict(x, times, condition, empty, options)
+        mean, std = policy.schedule.step(x, predicted, grid, index, options, temperature)
+        drawn = mean + std.reshape(-1, 1, 1, 1) * noise.steps[:, step] if float(std[0]) > 0 else mean
+        if temperature == 0:
+            mean, std = policy.schedule.step(x, predicted, grid, index, options, 1.0)
+        known = float(std[0]) > 0
+        logps.append(gaussian_logp(drawn, mean, std, options.reduction) if known else torch.zeros_like(std))
+        x = drawn
+        path.append(x)
+    return _Chain(torch.stack(path, 1), torch.stack(logps, 1))
+
+
+def _streams(rng: torch.Generator | Sequence[torch.Generator], rows: int, n: int) -> list[torch.Generator]:
+    if isinstance(rng, torch.Generator):
+        return [rng] * (rows * n)
+    if len(rng) != rows:
+        raise ValueError(f"expected one generator or {rows}, got {len(rng)}")
+    return [stream for stream in rng for _ in range(n)]
+
+
+def _decoder_dtype(policy: DiffusionPolicy) -> torch.dtype:
+    vae = policy.backbone.vae
+    return torch.float32 if vae is None else vae.dtype
