@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from mmalign.rng import numpy_generator
 from mmalign.worlds.scenes.scene import SIDE, Scene, SceneObject
 
-__all__ = ["RADIUS", "RGB", "render", "render_array"]
+__all__ = ["RADIUS", "RGB", "WINDOW", "render", "render_array", "shape_mask"]
 
 RGB = {
     "red": (220, 40, 40),
@@ -25,7 +25,8 @@ RGB = {
 """Colour name to its mean red, green, blue value."""
 RADIUS = {"small": 5.0, "large": 7.5}
 """Half the width of a shape in pixels."""
-_WINDOW = 18
+WINDOW = 18
+"""Width of the window in which a shape is drawn, in pixels."""
 _SCALE = 8
 _STAR = [(math.sin(k * math.pi / 5), -math.cos(k * math.pi / 5)) for k in range(10)]
 _POLYGONS: dict[str, list[tuple[float, float]]] = {
@@ -39,9 +40,9 @@ _POLYGONS: dict[str, list[tuple[float, float]]] = {
 
 
 @functools.lru_cache(maxsize=64)
-def _mask(cls: str, size: str) -> NDArray[np.float32]:
-    """Coverage ``[18, 18]`` in 0..1 of a shape centred in its window."""
-    side, r = _WINDOW * _SCALE, RADIUS[size] * _SCALE
+def shape_mask(cls: str, radius: float) -> NDArray[np.float32]:
+    """Coverage ``[18, 18]`` in 0..1 of a shape of ``radius`` pixels centred in its window."""
+    side, r = WINDOW * _SCALE, radius * _SCALE
     c = side / 2
     image = Image.new("L", (side, side), 0)
     draw = ImageDraw.Draw(image)
@@ -63,7 +64,7 @@ def _mask(cls: str, size: str) -> NDArray[np.float32]:
         draw.ellipse(box(-0.48, -0.4, 0.52, 0.5), fill=255)
         draw.ellipse(box(0.48, -0.4, 0.52, 0.5), fill=255)
         draw.polygon([(c - 0.97 * r, c - 0.2 * r), (c + 0.97 * r, c - 0.2 * r), (c, c + r)], fill=255)
-    small = np.asarray(image, np.float32).reshape(_WINDOW, _SCALE, _WINDOW, _SCALE).mean((1, 3)) / 255.0
+    small = np.asarray(image, np.float32).reshape(WINDOW, _SCALE, WINDOW, _SCALE).mean((1, 3)) / 255.0
     return small.astype(np.float32)
 
 
@@ -73,7 +74,7 @@ def _cover(mask: NDArray[np.float32], side: str, radius: float) -> NDArray[np.fl
         return mask
     mask = mask.copy()
     cut = round(radius * 0.5)
-    lo, hi = int(_WINDOW / 2 - radius) + cut, int(_WINDOW / 2 + radius + 0.5) - cut
+    lo, hi = int(WINDOW / 2 - radius) + cut, int(WINDOW / 2 + radius + 0.5) - cut
     if side == "left":
         mask[:, :lo] = 0
     elif side == "right":
@@ -87,14 +88,14 @@ def _cover(mask: NDArray[np.float32], side: str, radius: float) -> NDArray[np.fl
 
 def _paint(canvas: NDArray[np.float32], obj: SceneObject, rng: np.random.Generator) -> None:
     """Blend one object onto the canvas ``[64, 64, 3]`` in place."""
-    mask = _cover(_mask(obj.cls, obj.size), obj.hidden, RADIUS[obj.size]) * np.float32(obj.alpha)
+    mask = _cover(shape_mask(obj.cls, RADIUS[obj.size]), obj.hidden, RADIUS[obj.size]) * np.float32(obj.alpha)
     color = np.array(RGB[obj.color], np.float32) + rng.uniform(-18, 18, 3).astype(np.float32)
-    shade = np.ones((_WINDOW, _WINDOW, 1), np.float32)
+    shade = np.ones((WINDOW, WINDOW, 1), np.float32)
     if obj.texture == "striped":
-        shade[(np.arange(_WINDOW) % 4) < 2] = 0.4
-    half = _WINDOW // 2
+        shade[(np.arange(WINDOW) % 4) < 2] = 0.4
+    half = WINDOW // 2
     top, left = obj.y - half, obj.x - half
-    y0, y1, x0, x1 = max(top, 0), min(top + _WINDOW, SIDE), max(left, 0), min(left + _WINDOW, SIDE)
+    y0, y1, x0, x1 = max(top, 0), min(top + WINDOW, SIDE), max(left, 0), min(left + WINDOW, SIDE)
     window = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
     a = mask[window][..., None]
     paint = (shade * color)[window]
