@@ -169,8 +169,7 @@ class TokenAdapter(ABC):
         with torch.no_grad(), self._cached_towers(model):
             states, _ = self._states(model, batch, device)
             guesses = greedy_tokens(model, states[:, :-1][mask], self._banned(device))
-        if self.sharing.reason and "packed" in batch.inputs:
-            batch = self._plain(batch, range(len(batch)))
+        batch = self.sharing.settled(model, batch, device, self._plain)
         places = answer_places(batch, device)
         with self._cached_towers(model), blended_answers(model, places, guesses, blend):
             states, tokens = self._states(model, batch, device)
@@ -221,12 +220,10 @@ class TokenAdapter(ABC):
 
     def _states(self, model: nn.Module, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
         """Hidden states ``[B, T + 1, H]`` and answer tokens ``[B, T]``, by the batch's own layout."""
+        batch = self.sharing.settled(model, batch, device, self._plain)
         packed = batch.inputs.get("packed")
         if isinstance(packed, Packed):
-            if self.sharing.serves(model, packed, device, lambda few: self._plain(batch, few)):
-                tokens = packed.ids[0][packed.before[:, 1:]].to(device)
-                return packed_states(model, packed, device), tokens
-            batch = self._plain(batch, range(len(batch)))
+            return packed_states(model, packed, device), packed.ids[0][packed.before[:, 1:]].to(device)
         inputs = {name: value.to(device) for name, value in batch.inputs.items()}
         steps = batch.mask.shape[1]
         columns = inputs["start"][:, None] + torch.arange(steps, device=device)

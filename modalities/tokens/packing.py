@@ -161,7 +161,7 @@ def why_not_shareable(model: nn.Module, prompts: Sequence[EncodedPrompt], longes
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     if window and ("sliding_attention" in kinds or not kinds) and longest > window:
-        return f"its attention slides over {window} tokens and the batch needs {longest}"
+        return f"its attention slides over {window} tokens, fewer than the batch has"
     if kinds - {"full_attention", "sliding_attention"}:
         return f"it has layers of type {sorted(kinds - {'full_attention', 'sliding_attention'})[0]}"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -33,23 +34,40 @@ _LOG = logging.getLogger("mmalign")
 class SharedPrefix:
     """Decides between the flat and the padded forward; two rows of the first flat batch are computed both ways.
 
-    ``reason`` is empty while sharing works, else why it does not.
+    ``reason`` is empty while sharing works, else why the last batch did not.  What depends on a batch (its length under
+    a sliding window, gradient checkpointing) is asked for each one, so that its layout depends on nothing before it;
+    what trying it out has shown holds for good.
     """
 
     def __init__(self) -> None:
         self.reason = ""
         self._proven = False
+        self._failed = False
+        self._said: set[str] = set()
 
     def wanted(
         self, prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[int]], speed: Speed
     ) -> bool:
         """Whether a flat row pays: a prompt occurs twice, or padding would be a fifth of the batch or more."""
-        if self.reason:
+        if self._failed:
             return False
         if speed.share_prefix and len({id(prompt) for prompt in prompts}) < len(prompts):
             return True
         sizes = [len(prompt.ids) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
         return speed.pack and sum(sizes) <= _FULL * max(sizes) * len(sizes)
+
+    def settled(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        device: torch.device,
+        plain: Callable[[Batch, Sequence[int]], Batch],
+    ) -> Batch:
+        """The batch as it is, or padded (by ``plain``) where its flat row cannot be used."""
+        packed = batch.inputs.get("packed")
+        if not isinstance(packed, Packed) or self.serves(model, packed, device, partial(plain, batch)):
+            return batch
+        return plain(batch, range(len(batch)))
 
     def serves(
         self,
@@ -59,14 +77,15 @@ class SharedPrefix:
         plain: Callable[[Sequence[int]], Batch],
     ) -> bool:
         """Whether ``packed`` may be computed as it is; ``plain`` makes the padded batch of some of its rows."""
-        if self.reason:
+        if self._failed:
             return False
         obstacle = why_not_shareable(model, packed.prompts, packed.longest)
         if obstacle is None and not self._proven:
             obstacle = _tried(model, packed, device, plain)
-            self._proven = obstacle is None
-        if obstacle is not None:
-            self.reason = obstacle
+            self._proven, self._failed = obstacle is None, obstacle is not None
+        self.reason = obstacle or ""
+        if obstacle is not None and obstacle not in self._said:
+            self._said.add(obstacle)
             _LOG.warning(
                 "%s does not share prompts between answers: %s; the padded forward is used, with the same numbers",
                 type(unwrap(model)).__name__,

@@ -184,8 +184,9 @@ def _worth_caching(
     """Whether the loss can read a cache, training reads every row at least once, and scores are not drawn at random."""
     if getattr(cfg, "loss_type", None) == "kto":
         return False
+    rng = generator(ctx.cfg.seed, "reference", "probe")
     read = cfg.max_steps * cfg.per_device_train_batch_size * ctx.accelerator.num_processes
-    return read >= n_items and not ctx.adapter.logp(model, ctx.adapter.collate(rows[:1])).surrogate
+    return read >= n_items and not ctx.adapter.logp(model, ctx.adapter.collate(rows[:1]), rng).surrogate
 
 
 @torch.no_grad()

@@ -179,3 +179,19 @@ def test_not_a_language_model(tmp_path: Path) -> None:
         TextAdapter().load(str(tmp_path / "clip"))
     with pytest.raises(UserError, match="does not exist"):
         TextAdapter().load(str(tmp_path / "no" / "such" / "folder"))
+
+
+def test_a_batch_is_laid_out_by_itself_under_a_sliding_window(text_folders: dict[str, Path]) -> None:
+    """A batch longer than the window is padded; the next short one is flat again, as it would be after a resume."""
+    long = [Row(f"l{k}", "Say " * 12, (), "A cat and a bird and a dog ! " * 3) for k in range(2)]
+    short = [Row(f"s{k}", "Say", (), "A cat ! A dog"[: 5 + 8 * k]) for k in range(2)]
+    after, fresh = TextAdapter(), TextAdapter()
+    model = after.load(str(text_folders["mistral"])).eval()
+    fresh.load(str(text_folders["mistral"]))
+    after.logp(model, after.collate(long))
+    assert "slides" in after.sharing.reason
+    batch = after.collate(short)
+    assert "packed" in batch.inputs
+    found = after.logp(model, batch).values
+    assert not after.sharing.reason
+    assert torch.equal(found, fresh.logp(model, fresh.collate(short)).values)
