@@ -16,6 +16,7 @@ from mmalign.report.headline import VERDICTS, Line, Section, headline_sections, 
 from mmalign.report.plots import panels
 from mmalign.report.quality import claim_view, label_table, quality_tables
 from mmalign.report.sentences import exhibits, fact_types
+from mmalign.report.works import works
 
 __all__ = ["render"]
 
@@ -57,6 +58,7 @@ def render(run: Run) -> str:
         scale=Scale,
         verdicts=VERDICTS,
         galleries=galleries,
+        works=[(section, shown) for section in sections if (shown := works(section))],
         curves=[(_STAGES.get(stage, stage), _drawn(records, types)) for stage, records in _by_interest(run)],
         quality=quality_tables(run),
         labels=label_table(run.labels),

@@ -11,9 +11,10 @@ from typing import Any
 
 from mmalign.report.headline import Section
 
-__all__ = ["Answer", "Exhibit", "Piece", "answer_of", "exhibits", "fact_types", "media_uri"]
+__all__ = ["Answer", "Exhibit", "Piece", "answer_of", "exhibits", "fact_types", "media_uri", "text_of"]
 
 _MAX_SIDE = 480
+_AS_IT_IS = {".wav": "audio/wav", ".gif": "image/gif"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def exhibits(section: Section, count: int = 8) -> list[Exhibit]:
                 id=str(sample["id"]),
                 images=tuple(uri for uri in known if uri.startswith("data:image")),
                 sounds=tuple(uri for uri in known if uri.startswith("data:audio")),
-                prompt=_text(sample.get("prompt")),
+                prompt=text_of(sample.get("prompt")),
                 before=answer_of(sample),
                 after=answer_of(other) if other else None,
             )
@@ -76,7 +77,7 @@ def exhibits(section: Section, count: int = 8) -> list[Exhibit]:
 
 def answer_of(sample: Mapping[str, Any]) -> Answer:
     """Cut a sample's output at its parsed sentences."""
-    text = _text(sample.get("output"))
+    text = text_of(sample.get("output"))
     if "error" in sample:
         return Answer((Piece(f"(failed: {sample['error']})", "plain"),), 0, 0)
     pieces, at = [], 0
@@ -115,11 +116,11 @@ def fact_types(section: Section) -> list[str]:
 
 
 def media_uri(path: Path) -> str | None:
-    """Return a picture (made small where it is large) or a sound as a data URI; None when it is missing."""
+    """Return a picture (made small where it is large), a clip or a sound as a data URI; None when it is missing."""
     if not path.is_file():
         return None
-    if path.suffix == ".wav":
-        return "data:audio/wav;base64," + base64.b64encode(path.read_bytes()).decode()
+    if path.suffix in _AS_IT_IS:
+        return f"data:{_AS_IT_IS[path.suffix]};base64," + base64.b64encode(path.read_bytes()).decode()
     from PIL import Image
 
     with Image.open(path) as image:
@@ -132,12 +133,12 @@ def media_uri(path: Path) -> str | None:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Return a prompt or an output as text: messages are joined, files named."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        return _text(value.get("content", value.get("text", value.get("file", ""))))
+        return text_of(value.get("content", value.get("text", value.get("file", ""))))
     if isinstance(value, Sequence):
-        return " ".join(part for part in map(_text, value) if part)
+        return " ".join(part for part in map(text_of, value) if part)
     return "" if value is None else str(value)
