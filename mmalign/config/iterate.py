@@ -16,7 +16,7 @@ _UPDATES_FOR = {
     "threshold": ("nll", "superhf", "ift"),
     "random": ("nll", "superhf", "ift"),
     "data": ("nll", "ift"),
-    "best_worst": ("pair",),
+    "best_worst": ("pair", "d3po"),
     "data_policy": ("pair",),
     "all": ("nash",),
 }
@@ -59,14 +59,19 @@ class IterateConfig(Section):
     """``linear``: c times the number of steps; ``log``: c times its logarithm."""
     shuffle_labels: Bool = False
     """Control arm: permute the scores (for ``data``, the answers) among all answers of the round."""
-    update: Literal["nll", "superhf", "pair", "ift", "nash"] = "nll"
-    """Likelihood, likelihood with a KL prior, the pair loss of section ``dpo``, IFT, or Nash-MD's policy gradient."""
+    update: Literal["nll", "superhf", "pair", "d3po", "ift", "nash"] = "nll"
+    """Likelihood, likelihood with a KL prior, the pair loss of section ``dpo``, a preference learnt at every step
+    (D3PO), IFT, or Nash-MD's policy gradient."""
     reference: Literal["initial", "previous", "ema"] = "initial"
     """The policy before training, at the round's start, or an average of those at all rounds' starts."""
     ema_decay: Share = 0.5
     """Weight of the old average when a round starts (``reference: ema``)."""
     kl_coef: NonNegative = 0.05
     """Weight of the KL to the reference of ``superhf`` and ``nash`` (tau), per nat."""
+    d3po_beta: Positive = 0.1
+    """Steepness of ``d3po`` per nat of a step's log-probability as the modality reduces it."""
+    d3po_clip: Share | None = 0.1
+    """Half width of the clip of each step's ratio to the reference (``d3po``); it caps the margin; null for none."""
     ift_lambda: Share = 0.2
     """Share of the model's own prediction in what it reads back (``ift``)."""
     ift_gamma: Share = 0.95
@@ -113,6 +118,8 @@ class IterateConfig(Section):
                 f"label: {self.label} does not go with select: {self.select}; label: data goes with select: data "
                 "or data_policy"
             )
+        if self.d3po_clip is not None and not 0 < self.d3po_clip < 1:
+            raise ValueError(f"d3po_clip: expected between 0 and 1, or null, got {self.d3po_clip}")
         if self.select == "best_worst" and self.num_generations < 2:
             raise ValueError(
                 "num_generations: best_worst compares answers to one prompt, so it needs at least 2"

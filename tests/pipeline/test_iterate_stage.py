@@ -34,6 +34,7 @@ METHODS = {
              "--iterate.reference=previous"],
     "online-dpo": ["--iterate.select=best_worst", "--iterate.update=pair", "--iterate.reference=previous",
                    "--iterate.length_penalty=0.01"],
+    "d3po": ["--iterate.select=best_worst", "--iterate.update=d3po", "--iterate.d3po_clip=0.3"],
     "ema": ["--iterate.select=best_worst", "--iterate.update=pair", "--iterate.reference=ema"],
     "nash-md": ["--iterate.select=all", "--iterate.update=nash", "--iterate.mixture=0.3"],
     "ift": ["--iterate.label=data", "--iterate.select=data", "--iterate.update=ift"],

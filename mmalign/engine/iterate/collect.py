@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mmalign.errors import UserError
 from mmalign.objectives.masked import masked_sum
 from mmalign.objectives.nash import mixture_log_weights
 from mmalign.protocols import Likelihood, Samples
@@ -103,12 +104,20 @@ def draw_mixture(
 
 @torch.no_grad()
 def sequence_logps(adapter: object, model: nn.Module, rows: Sequence[Row], chunk: int) -> Tensor:
-    """Log-probability of each answer, ``[N]`` nats, summed over its steps."""
+    """Log-probability of each answer, ``[N]`` nats, summed over its steps.
+
+    Raises:
+        UserError: where the modality scores these answers by a surrogate.
+    """
     assert isinstance(adapter, Likelihood)
     parts = []
     for start in range(0, len(rows), chunk):
         scored = adapter.logp(model, adapter.collate(rows[start : start + chunk]))
-        parts.append(masked_sum(scored.values, scored.mask, 1))
+        if scored.surrogate:
+            raise UserError(
+                f"modality {getattr(adapter, 'name', '')!r} has no log-probability of these answers"
+            )
+        parts.append(masked_sum(scored.values, scored.mask, 1) * scored.nats)
     return torch.cat(parts)
 
 

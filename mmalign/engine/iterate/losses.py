@@ -12,6 +12,7 @@ from mmalign.data.pairs import Pair
 from mmalign.engine.pairs import pair_objective, score_rows
 from mmalign.engine.step import Loss
 from mmalign.errors import UserError
+from mmalign.objectives.d3po import d3po_loss
 from mmalign.objectives.ift import ift_loss
 from mmalign.objectives.nash import nash_md_loss
 from mmalign.objectives.preference import needs_reference
@@ -52,11 +53,14 @@ def update_loss(
         pair: settings of the pair loss.
 
     Raises:
-        UserError: for IFT with a blend on a modality that cannot read its own prediction.
+        UserError: for IFT with a blend on a modality that cannot read its own prediction, and (when computing) for
+            D3PO on answers without the log-probability of every step.
     """
     if cfg.update == "pair":
         by_pair = pair_objective(adapter, model, reference if needs_reference(pair) else None, pair)
         return lambda items, rng: by_pair([Pair(item.answer, _other(item)) for item in items], rng)
+    if cfg.update == "d3po":
+        return _d3po(adapter, model, reference, cfg)
     if cfg.update == "superhf":
         return _superhf(adapter, model, reference, cfg.kl_coef)
     if cfg.update == "ift":
@@ -71,6 +75,28 @@ def _nll(adapter: Likelihood, model: nn.Module) -> ItemLoss:
         logp, _, mask = score_rows(adapter, model, None, [item.answer for item in items], rng)
         value = nll_loss(logp, mask)
         return Loss(value, float(mask.sum()), {"nll": value.detach()})
+
+    return loss_fn
+
+
+def _d3po(
+    adapter: Likelihood, model: nn.Module, reference: SnapshotReference, cfg: IterateConfig
+) -> ItemLoss:
+    def scored(rows: list[Row], rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        batch = adapter.collate(rows)
+        found = adapter.logp(model, batch, rng)
+        if found.surrogate:
+            raise UserError(
+                f"iterate.update: d3po learns from the log-probability of every step, but modality {adapter.name!r} "
+                "scored these answers by a surrogate; score their recorded steps, or use update: pair"
+            )
+        return found.values, reference.logp(batch, rng), found.mask
+
+    def loss_fn(items: Sequence[Item], rng: torch.Generator) -> Loss:
+        chosen = scored([item.answer for item in items], rng)
+        rejected = scored([_other(item) for item in items], rng)
+        value, metrics = d3po_loss(*chosen, *rejected, cfg.d3po_beta, cfg.d3po_clip)
+        return Loss(value, float(len(items)), metrics)
 
     return loss_fn
 

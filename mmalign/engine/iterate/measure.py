@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.engine.iterate.collect import Drawing, draw, sequence_logps
-from mmalign.protocols import Samples
+from mmalign.protocols import Likelihood, Samples
 
 if TYPE_CHECKING:
     from mmalign.engine.iterate.snapshot import Snapshot
@@ -31,7 +31,8 @@ def measured(
     A modality that cannot sample is measured on the rows' own answers (``nll`` alone).
 
     Returns:
-        ``kl`` (nats per answer, a sample estimate of KL(policy || start)), ``completion_length`` (steps), ``finished``
+        ``kl`` (nats per answer, a sample estimate of KL(policy || start); absent where the modality scores answers by
+        a surrogate), ``completion_length`` (steps), ``finished``
         (share), ``rewards/mean`` where there is a reward, and ``nll`` per step of the rows' own answers where they
         have some.
     """
@@ -39,11 +40,12 @@ def measured(
     if isinstance(how.adapter, Samples):
         rollouts = draw(how, model, rows, 1, names)
         answers = [row for rollout in rollouts for row in rollout.rows]
-        now = sequence_logps(how.adapter, model, answers, how.chunk)
-        with initial.installed(model):
-            then = sequence_logps(how.adapter, model, answers, how.chunk)
+        if not _surrogate(how.adapter, model, answers[:1]):
+            now = sequence_logps(how.adapter, model, answers, how.chunk)
+            with initial.installed(model):
+                then = sequence_logps(how.adapter, model, answers, how.chunk)
+            found["kl"] = float((now - then).mean())
         steps = torch.cat([rollout.mask.sum(1) for rollout in rollouts])
-        found["kl"] = float((now - then).mean())
         found["completion_length"] = float(steps.float().mean())
         found["finished"] = float(torch.cat([rollout.finished for rollout in rollouts]).float().mean())
         if totals is not None:
@@ -55,9 +57,13 @@ def measured(
 
 
 @torch.no_grad()
-def _nll(how: Drawing, model: nn.Module, rows: Sequence[Row]) -> float:
-    from mmalign.protocols import Likelihood
+def _surrogate(adapter: object, model: nn.Module, rows: Sequence[Row]) -> bool:
+    assert isinstance(adapter, Likelihood)
+    return adapter.logp(model, adapter.collate(rows)).surrogate
 
+
+@torch.no_grad()
+def _nll(how: Drawing, model: nn.Module, rows: Sequence[Row]) -> float:
     assert isinstance(how.adapter, Likelihood)
     total, steps = 0.0, 0
     for start in range(0, len(rows), how.chunk):
