@@ -46,7 +46,16 @@ def logp_of(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], temperat
 
 
 def same_rows_alone(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], together: LogP) -> None:
-    """Require each row's scores in a batch to equal those of the row alone."""
+    """Require each row's scores in a batch to equal those of the row alone.
+
+    A random score (a surrogate) draws row by row: there the first row of a batch must score as it does alone.
+    """
+    if together.surrogate:
+        for place, row in enumerate(rows):
+            first = logp_of(adapter, model, [row, *rows[:place], *rows[place + 1 :]])
+            message = f"row {row.id}: the score of the first row depends on the rows behind it"
+            close(first.values[0], logp_of(adapter, model, [row]).values[0], message)
+        return
     for place, row in enumerate(rows):
         alone = logp_of(adapter, model, [row])
         steps = int(alone.mask.sum())

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmalign.protocols import Conditioned, Likelihood, Reward, Samples
+from mmalign.data.content import answer_digest
+from mmalign.protocols import Borrows, Conditioned, Likelihood, Reward, Samples
 from mmalign.rng import generator
 from mmalign.testing.checks import close, logp_of, require, same_rows_alone
-from mmalign.types import Rollout, Row, StepReward
+from mmalign.types import LogP, Rollout, Row, StepReward
 
 __all__ = ["modality_suite", "reward_suite"]
 
@@ -53,7 +54,7 @@ def modality_suite(
     if isinstance(adapter, Samples):
         _sampling(adapter, adapter, rows, model, max_steps)
         ran.append("sampling")
-    if isinstance(adapter, Conditioned) and any(row.media for row in rows):
+    if isinstance(adapter, Conditioned) and (isinstance(adapter, Borrows) or any(row.media for row in rows)):
         _blank(adapter, adapter, rows, model)
         ran.append("blank")
     return ran
@@ -70,13 +71,23 @@ def _shapes(adapter: Likelihood, rows: Sequence[Row], model: nn.Module) -> None:
     require(torch.equal(scored.mask.cpu(), batch.mask.cpu()), "logp's mask differs from the batch's")
     _left_aligned(scored.mask)
     require(bool(torch.isfinite(scored.values[scored.mask]).all()), "logp is not finite on a real step")
-    if not scored.surrogate and scored.entropy is not None:
+    if scored.moments is not None:
+        _moments(scored)
+    elif not scored.surrogate and scored.entropy is not None:  # the entropy of a density may be negative
         require(bool((scored.entropy[scored.mask] >= -1e-5).all()), "entropy is negative on a real step")
     if scored.hidden is not None:
         states = tuple(scored.hidden.shape[:2])
         require(
             states == (shape[0], shape[1] + 1), f"hidden has shape {states} + [H], expected [B, T + 1, H]"
         )
+
+
+def _moments(scored: LogP) -> None:
+    mean, std = scored.moments or (scored.values, scored.values)
+    shape = (*scored.values.shape, scored.dims)
+    require(tuple(mean.shape) == shape, f"the steps' means have shape {tuple(mean.shape)}, expected {shape}")
+    require(std.shape == scored.values.shape, "the steps' standard deviations and logp have different shapes")
+    require(bool((std[scored.mask] > 0).all()), "a step with no spread is deterministic: take it off the mask")
 
 
 def _left_aligned(mask: Tensor) -> None:
@@ -88,6 +99,8 @@ def _left_aligned(mask: Tensor) -> None:
 
 
 def _order(adapter: Likelihood, rows: Sequence[Row], model: nn.Module) -> None:
+    if logp_of(adapter, model, rows).surrogate:
+        return  # a random score draws row by row, so another order is another draw
     forward, backward = logp_of(adapter, model, rows), logp_of(adapter, model, list(rows)[::-1])
     close(
         torch.where(forward.mask, forward.values, 0.0),
@@ -160,11 +173,13 @@ def _sampling(
     greedy = [
         sampler.sample(model, prompts, 1, generator(k), temperature=0.0, max_steps=max_steps) for k in (1, 2)
     ]
+    if getattr(adapter, "random_start", False):  # the start is drawn; all that follows it is not
+        greedy[1] = sampler.sample(model, prompts, 1, generator(1), temperature=0.0, max_steps=max_steps)
     require(_steps(greedy[0]) == _steps(greedy[1]), "greedy answers depend on the seed")
 
 
 def _steps(rollout: Rollout) -> list[str]:
-    return [repr(row.steps) for row in rollout.rows]
+    return [answer_digest(row.steps) for row in rollout.rows]
 
 
 def _rollout(rollout: Rollout, rows: Sequence[Row], n: int, max_steps: int) -> None:
@@ -194,7 +209,8 @@ def _rollout(rollout: Rollout, rows: Sequence[Row], n: int, max_steps: int) -> N
 
 
 def _blank(adapter: Likelihood, conditioned: Conditioned, rows: Sequence[Row], model: nn.Module) -> None:
-    rows = [row for row in rows if row.media]
+    if not isinstance(adapter, Borrows):
+        rows = [row for row in rows if row.media]
     blank = [conditioned.blank(row) for row in rows]
     require(
         [len(row.media) for row in blank] == [len(row.media) for row in rows],
@@ -204,7 +220,7 @@ def _blank(adapter: Likelihood, conditioned: Conditioned, rows: Sequence[Row], m
     require(torch.equal(seen.mask, unseen.mask), "blank changed the steps of the answer")
     moved = (seen.values - unseen.values)[seen.mask].abs().max()
     require(
-        float(moved) > 1e-6, "log-probs do not move when media are blanked: the model never looks at them"
+        float(moved) > 1e-6, "log-probs do not move when the evidence is blanked: the model never looks at it"
     )
 
 
