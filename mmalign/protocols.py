@@ -87,7 +87,8 @@ class Samples(Protocol):
     """Draws answers with their behaviour log-probabilities.
 
     An adapter with the attribute ``row_streams = True`` also takes a sequence of generators, one per
-    row, so that an answer depends on its own stream and not on its neighbours in the batch.
+    row, so that an answer depends on its own stream and not on its neighbours in the batch.  With
+    ``random_start = True`` an answer begins at a drawn state (the noise of a picture), at temperature 0 too.
     """
 
     def sample(
