@@ -27,6 +27,7 @@ from mmalign.worlds.sweep.episode import Episode
 from mmalign.worlds.sweep.experts import PERFECT, Skill, act, play
 from mmalign.worlds.sweep.layout import EMBODIMENTS, TASKS, Layout, Start, layout
 from mmalign.worlds.sweep.physics import States, advance, harmed, placed, potential, score
+from mmalign.worlds.sweep.recorder import Recorder
 from mmalign.worlds.sweep.render import SIDE, render, repeated
 
 BASES = ("robot:0", "robot:1")
@@ -48,6 +49,7 @@ __all__ = [
     "TASKS",
     "Episode",
     "Layout",
+    "Recorder",
     "Skill",
     "Start",
     "States",

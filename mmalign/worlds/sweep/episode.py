@@ -26,7 +26,7 @@ class Episode:
 
     Args:
         observations: ``[T + 1, ...]`` what was seen before each step and after the last.
-        actions: ``[T, A]`` in the environment's own units.
+        actions: ``[T, A]`` as the policy gave them, in [-1, 1].
         rewards: ``[T]`` the environment's own.
         success: ``[T]`` bool, after each step.
         terminated: the task ended it.
@@ -51,6 +51,10 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    def __str__(self) -> str:
+        outcome = "success" if self.succeeded else "no success"
+        return f"episode of {len(self)} steps, {outcome}, return {float(self.rewards.sum()):.3f}"
 
     @property
     def succeeded(self) -> bool:

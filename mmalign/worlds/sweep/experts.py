@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from mmalign.worlds.sweep.layout import (
     Start,
 )
 from mmalign.worlds.sweep.physics import REACH, TOUCH, States, placed, potential
+from mmalign.worlds.sweep.recorder import Recorder
 
 __all__ = ["PERFECT", "Skill", "act", "play"]
 
@@ -58,14 +59,27 @@ def play(
     env = SweepBatch(starts, max_steps=max_steps)
     streams = [numpy_generator(derive_seed(seed, "expert", str(start))) for start in starts]
     errors = np.stack([rng.normal(0.0, 1.0, 2) * skill.aim for rng in streams])
-    trace = _Trace(env)
+    recorder = Recorder()
+    recorder.begin(env.reset(), potential=potential(env.table, env.states), states=packed(env.states))
     while not env.ended.all():
         wanted = np.stack([act(env.table, env.states, k, errors[k]) for k in range(len(env))])
         shake = np.stack([rng.normal(0.0, 1.0, 2) for rng in streams]) * skill.noise
         idle = np.array([rng.random() for rng in streams]) < skill.pause
         wanted[:, :2] = np.where(idle[:, None], 0.0, wanted[:, :2] + shake)
-        trace.add(np.clip(wanted, -1.0, 1.0))
-    return trace.episodes()
+        actions, alive = np.clip(wanted, -1.0, 1.0), ~env.ended
+        made = env.step(actions)
+        recorder.add(
+            alive,
+            actions,
+            made.reward,
+            success=made.success,
+            terminated=made.terminated,
+            truncated=made.truncated,
+            observation=made.observation,
+            potential=made.potential,
+            states=packed(env.states),
+        )
+    return recorder.episodes([asdict(start) for start in starts])
 
 
 def act(table: Layout, states: States, k: int, error: Floats | None = None) -> Floats:
@@ -157,44 +171,3 @@ def _shove(pusher: Floats, block: Floats, there: Floats, half: float) -> Floats:
         move = np.clip(np.array([block[0] - pusher[0], gap[1]]) / SPEED, -1.0, 1.0)
         return np.array([move[0], move[1], 1.0])
     return _towards(pusher, behind - np.array([0.0, side * _GAP]), down=False)
-
-
-class _Trace:
-    """Collects what a batch of episodes did."""
-
-    def __init__(self, env: SweepBatch) -> None:
-        self.env = env
-        self.observations = [env.reset()]
-        self.potentials = [potential(env.table, env.states)]
-        self.states = [packed(env.states)]
-        self.actions: list[NDArray[np.floating]] = []
-        self.steps: list[tuple[NDArray[np.generic], ...]] = []
-        self.alive: list[NDArray[np.bool_]] = []
-
-    def add(self, actions: NDArray[np.floating]) -> None:
-        """Take a step and keep it."""
-        self.alive.append(~self.env.ended)
-        made = self.env.step(actions)
-        self.actions.append(actions)
-        self.observations.append(made.observation)
-        self.potentials.append(made.potential)
-        self.states.append(packed(self.env.states))
-        self.steps.append((made.reward, made.success, made.terminated, made.truncated))
-
-    def episodes(self) -> list[Episode]:
-        """One record per episode, each of its own length."""
-        return [self._one(k, int(sum(bool(a[k]) for a in self.alive))) for k in range(len(self.env))]
-
-    def _one(self, k: int, n: int) -> Episode:
-        start = self.env.starts[k]
-        return Episode(
-            observations=np.stack([o[k] for o in self.observations[: n + 1]]),
-            actions=np.stack([a[k] for a in self.actions[:n]]).astype(np.float32),
-            rewards=np.array([s[0][k] for s in self.steps[:n]], dtype=np.float32),
-            success=np.array([bool(s[1][k]) for s in self.steps[:n]]),
-            terminated=any(bool(s[2][k]) for s in self.steps[:n]),
-            truncated=any(bool(s[3][k]) for s in self.steps[:n]),
-            start={"task": start.task, "embodiment": start.embodiment, "seed": start.seed},
-            potential=np.stack([p[k] for p in self.potentials[: n + 1]]).astype(np.float32),
-            states=np.stack([s[k] for s in self.states[: n + 1]]),
-        )
