@@ -109,7 +109,7 @@ def head_step_logp(
     entropy: bool = False,
     compact: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """:func:`step_logp` for a head without its model: ``head`` where it is one plain linear layer, and its ``logits``."""
+    """:func:`step_logp` without a model: ``head`` where it is one plain linear layer, and what makes its ``logits``."""
     wants_grad = torch.is_grad_enabled() and (states.requires_grad or _trains(head))
     if compact and head is not None and (not entropy or not wants_grad):
         values, spread = _CompactHead.apply(

@@ -15,30 +15,30 @@ __all__ = ["answer_frame", "answer_text", "messages", "plain_text", "render"]
 _SENTINEL = "answer"
 
 
-def messages(row: Row, image_token: str | None) -> list[dict[str, Any]]:
+def messages(row: Row, token: str | None, kind: str = "image") -> list[dict[str, Any]]:
     """Return the row's prompt as chat messages whose contents are lists of typed parts.
 
-    Image parts are put at the start of the first user turn when the prompt shows none of its own,
-    neither as ``{"type": "image"}`` parts nor as literal image tokens in its text.
+    Media parts (of ``kind``) are put at the start of the first user turn when the prompt shows none of its own,
+    neither as ``{"type": "image"}`` parts nor as literal placeholders (``token``) in its text.
 
     Raises:
-        UserError: when the prompt shows a different number of images than the row carries.
+        UserError: when the prompt shows a different number of media than the row carries.
     """
     if isinstance(row.prompt, str):
-        turns: list[dict[str, Any]] = [{"role": "user", "content": _parts(row.prompt, row.id)}]
+        turns: list[dict[str, Any]] = [{"role": "user", "content": _parts(row.prompt, row.id, kind)}]
     elif isinstance(row.prompt, Sequence) and row.prompt:
-        turns = [_turn(message, row.id) for message in row.prompt]
+        turns = [_turn(message, row.id, kind) for message in row.prompt]
     else:
         raise UserError(f'row "{row.id}": prompt must be text or a non-empty list of messages')
-    shown = sum(_count_images(turn["content"], image_token) for turn in turns)
+    shown = sum(_count_media(turn["content"], token, kind) for turn in turns)
     if shown == 0 and row.media:
         first = next((turn for turn in turns if turn["role"] == "user"), None)
         if first is None:
-            raise UserError(f'row "{row.id}": no user message to put the image in')
-        first["content"] = [{"type": "image"} for _ in row.media] + first["content"]
+            raise UserError(f'row "{row.id}": no user message to put the {kind} in')
+        first["content"] = [{"type": kind} for _ in row.media] + first["content"]
     elif shown != len(row.media):
         raise UserError(
-            f'row "{row.id}": the prompt shows {shown} image(s) but the row carries {len(row.media)}'
+            f'row "{row.id}": the prompt shows {shown} {kind}(s) but the row carries {len(row.media)}'
         )
     return turns
 
@@ -106,24 +106,24 @@ def plain_text(value: Any) -> str | None:
     return "\n".join(lines)
 
 
-def _turn(message: Any, row_id: str) -> dict[str, Any]:
+def _turn(message: Any, row_id: str, kind: str) -> dict[str, Any]:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise UserError(f'row "{row_id}": every message needs "role" and "content"')
-    return {"role": message["role"], "content": _parts(message["content"], row_id)}
+    return {"role": message["role"], "content": _parts(message["content"], row_id, kind)}
 
 
-def _parts(content: Any, row_id: str) -> list[dict[str, Any]]:
+def _parts(content: Any, row_id: str, kind: str) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, Sequence) or not all(isinstance(part, Mapping) for part in content):
         raise UserError(f'row "{row_id}": message content must be text or a list of typed parts')
-    return [{"type": "image"} if _is_image(part) else dict(part) for part in content]
+    return [{"type": kind} if _shows(part, kind) else dict(part) for part in content]
 
 
-def _is_image(part: Mapping[str, Any]) -> bool:
-    return part.get("type") in ("image", "image_url")
+def _shows(part: Mapping[str, Any], kind: str) -> bool:
+    return part.get("type") in (kind, f"{kind}_url")
 
 
-def _count_images(parts: list[dict[str, Any]], image_token: str | None) -> int:
-    literal = sum(str(part.get("text", "")).count(image_token) for part in parts) if image_token else 0
-    return literal + sum(1 for part in parts if _is_image(part))
+def _count_media(parts: list[dict[str, Any]], token: str | None, kind: str) -> int:
+    literal = sum(str(part.get("text", "")).count(token) for part in parts) if token else 0
+    return literal + sum(1 for part in parts if _shows(part, kind))

@@ -52,9 +52,9 @@ class TowerCache:
         self._hashes: dict[int, tuple[tuple[int, ...], str]] = {}
 
     @contextmanager
-    def over(self, model: nn.Module) -> Iterator[None]:
-        """Serve the tower of ``model`` from the cache inside the block, where that is sound."""
-        tower = find_tower(model) if self.max_bytes else None
+    def over(self, model: nn.Module, tower: nn.Module | None = None) -> Iterator[None]:
+        """Serve ``tower`` (by default the media tower of ``model``) from the cache inside the block, where sound."""
+        tower = (tower or find_tower(model)) if self.max_bytes else None
         if tower is None or not _is_frozen(tower) or "forward" in vars(tower):
             yield
             return

@@ -17,7 +17,7 @@ __all__ = ["PlaceholderCheck", "count_features"]
 
 
 class PlaceholderCheck:
-    """Compares the placeholders in a prompt with the features its images really give.
+    """Compares the placeholders in a prompt with the features its images (or other media) really give.
 
     The number of features depends on shapes alone, so the tower runs once per new shape, without
     gradient, and the answer is remembered.
@@ -25,11 +25,15 @@ class PlaceholderCheck:
     Args:
         image_id: the placeholder's token id.
         count: returns the number of image features for the media tensors of one row.
+        kind: what the media are called.
     """
 
-    def __init__(self, image_id: int | None, count: Callable[[Mapping[str, Tensor]], int]) -> None:
+    def __init__(
+        self, image_id: int | None, count: Callable[[Mapping[str, Tensor]], int], kind: str = "image"
+    ) -> None:
         self._image_id = image_id
         self._count = count
+        self._kind = kind
         self._seen: dict[Any, int] = {}
 
     def __call__(self, row: Row, prompt: EncodedPrompt) -> None:
@@ -44,8 +48,8 @@ class PlaceholderCheck:
         expected = self._features(prompt.media)
         if found != expected:
             raise UserError(
-                f'row "{row.id}": the prompt has {found} image placeholder token(s) but its '
-                f"{len(row.media)} image(s) give {expected} feature(s); the processor's image settings "
+                f'row "{row.id}": the prompt has {found} {self._kind} placeholder token(s) but its '
+                f"{len(row.media)} {self._kind}(s) give {expected} feature(s); the processor's {self._kind} settings "
                 "do not match the model"
             )
 
@@ -59,8 +63,10 @@ class PlaceholderCheck:
 
 
 def _small(value: Tensor) -> tuple[int, ...]:
-    """The content of small integer tensors (grids, sizes), which decide counts as shapes do."""
-    return tuple(value.flatten().tolist()) if not value.is_floating_point() and value.numel() <= 64 else ()
+    """The content of small integer tensors (grids, sizes) and the sum of large ones (masks): they decide counts too."""
+    if value.is_floating_point():
+        return ()
+    return tuple(value.flatten().tolist()) if value.numel() <= 64 else (int(value.sum()),)
 
 
 def count_features(model: Any, media: Mapping[str, Tensor]) -> int:
