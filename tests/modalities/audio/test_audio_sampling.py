@@ -53,9 +53,7 @@ def test_each_row_has_its_own_stream(music: Any) -> None:
     together = music.adapter.sample(music.model, ROWS, 2, streams, max_steps=9)
     for place, row in enumerate(ROWS):
         alone = music.adapter.sample(music.model, [row], 2, [generator(1, row.id)], max_steps=9)
-        assert [r.steps for r in alone.rows] == [
-            r.steps for r in together.rows[2 * place : 2 * place + 2]
-        ]
+        assert [r.steps for r in alone.rows] == [r.steps for r in together.rows[2 * place : 2 * place + 2]]
     small = AudioAdapter(sample_batch=1, speed=Speed(cache_towers=False, merge_lora=False))
     small.adopt(music.model, processor())
     again = small.sample(music.model, ROWS, 2, [generator(1, row.id) for row in ROWS], max_steps=9)
@@ -138,9 +136,7 @@ def test_sounds_are_read_in_every_form(music: Any, tmp_path: Path) -> None:
     """A clip, its file, bare samples and another rate give the same codes (a file has 16 bits, a filter its edges)."""
     clip = sound(5)
     forms = [clip, str(clip.save_as(tmp_path / "a")), clip.samples, np.stack([clip.samples] * 2, 1)]
-    found = [
-        music.adapter.collate([Row("r", "piano", completion=form)]).inputs["tokens"] for form in forms
-    ]
+    found = [music.adapter.collate([Row("r", "piano", completion=form)]).inputs["tokens"] for form in forms]
     assert torch.equal(found[0], found[2]) and torch.equal(found[0], found[3])
     assert (found[0] == found[1]).float().mean() > 0.9
     other = resampled(clip, 24_000)
@@ -178,7 +174,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
     import transformers as hf
 
     hf.GPT2Config(n_embd=8, n_head=1, n_layer=1).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(UserError, match="is not a text-to-music model: its type is \"gpt2\""):
+    with pytest.raises(UserError, match='is not a text-to-music model: its type is "gpt2"'):
         AudioAdapter().load(str(tmp_path / "gpt2"))
     build(tmp_path / "lost")
     from safetensors.torch import load_file, save_file

@@ -157,7 +157,9 @@ def test_lora_on_cross_attention_leaves_the_null_branch_alone(music: Any) -> Non
         tuned.zero_grad()
         music.model.decoder.model.decoder.layer_norm.requires_grad_(trains)
         score(said).sum().backward()
-        grads.append([p.grad.clone() for n, p in tuned.named_parameters() if "lora_A" in n and "encoder_attn" in n])
+        grads.append(
+            [p.grad.clone() for n, p in tuned.named_parameters() if "lora_A" in n and "encoder_attn" in n]
+        )
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(*grads, strict=True))
 
 
@@ -170,7 +172,10 @@ def test_lora_on_cross_attention_leaves_the_null_branch_alone(music: Any) -> Non
         (Row("r", 7, steps=codes(0, 2)), 'row "r": the prompt must be a caption, not int'),
         (Row("r", "piano", ("x.wav",), steps=codes(0, 2)), 'row "r": carries 1 media'),
         (Row("r", "piano", completion="no.wav"), 'row "r": sound file "no.wav" does not exist'),
-        (Row("r", "piano", completion={"a": 1}), 'row "r": a sound must be a clip, a file or samples, not dict'),
+        (
+            Row("r", "piano", completion={"a": 1}),
+            'row "r": a sound must be a clip, a file or samples, not dict',
+        ),
     ],
 )
 def test_bad_rows_are_named(music: Any, row: Row, message: str) -> None:
