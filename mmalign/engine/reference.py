@@ -36,7 +36,8 @@ class Reference:
     Args:
         adapter: the modality's adapter.
         model: the policy; with ``how="copy"`` it is copied now, before any update.
-        how: ``"adapter_off"``, ``"copy"``, or ``"auto"`` (adapter off where a tuner is attached).
+        how: ``"adapter_off"``, ``"copy"`` (which shares what does not train), or ``"auto"`` (adapter off where a tuner
+            is attached).
 
     Raises:
         UserError: when ``adapter_off`` is asked for and no tuner is attached.
@@ -55,7 +56,10 @@ class Reference:
             )
         self.how = how
         self._adapter = adapter
-        self._model = model if how == "adapter_off" else copy.deepcopy(model).eval().requires_grad_(False)
+        if how == "copy":
+            shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+            model = copy.deepcopy(model, shared).eval().requires_grad_(False)
+        self._model = model
 
     def logp(self, batch: Batch, rng: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """Reference log-probabilities ``[B, T]`` in nats of the batch's answers."""

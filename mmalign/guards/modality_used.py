@@ -193,4 +193,5 @@ def _moves(other: Tensor, base: Tensor, mask: Tensor, tolerance: float) -> tuple
 def _score(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], seed: int) -> tuple[Tensor, Tensor]:
     batch = adapter.collate(rows)
     scored = adapter.logp(model, batch, generator(seed, "guard", "score"))
-    return torch.where(scored.mask, scored.values, torch.zeros_like(scored.values)), scored.mask
+    values = torch.where(scored.mask, scored.values, torch.zeros_like(scored.values))
+    return values * scored.nats, scored.mask

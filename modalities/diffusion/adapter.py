@@ -15,6 +15,7 @@ from mmalign.errors import UserError
 from mmalign.modalities.diffusion.backbones import Backbone
 from mmalign.modalities.diffusion.loading import attach_lora, load_policy, save_policy
 from mmalign.modalities.diffusion.options import DiffusionOptions
+from mmalign.modalities.diffusion.personalise import learn_word, prompt_states, words_written
 from mmalign.modalities.diffusion.pictures import picture_key, pixels_of, prompt_of
 from mmalign.modalities.diffusion.policy import policy_of
 from mmalign.modalities.diffusion.sampling import differentiable_pictures, draw_pictures
@@ -67,7 +68,8 @@ class DiffusionAdapter:
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the pipeline with LoRA merged in; its class's ``from_pretrained`` loads it."""
-        save_policy(model, Path(folder))
+        with words_written(policy_of(model)):
+            save_policy(model, Path(folder))
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Recorded steps ``[B, K, C, H, W]`` where rows have them, else their pictures ``[B, 3, H, W]``.
@@ -161,6 +163,15 @@ class DiffusionAdapter:
     ) -> nn.Module:
         """Attach LoRA to every linear layer of the denoiser (``all-linear``) or to the named ones."""
         return attach_lora(policy_of(model), r, alpha, target_modules, seed)
+
+    def learn_word(self, model: nn.Module, *, word: str, like: str) -> nn.Module:
+        """Add ``word``, which starts as ``like``; it and the keys and values that read prompts train, nothing else."""
+        learn_word(policy_of(model), word, like)
+        return model
+
+    def prompt_states(self, model: nn.Module, prompts: Sequence[str]) -> Tensor:
+        """What the text encoders make of whole prompts, ``[B, D]``."""
+        return prompt_states(policy_of(model), prompts)
 
     def blank(self, row: Row) -> Row:
         """The row with the empty prompt: what a picture must depend on is its prompt."""

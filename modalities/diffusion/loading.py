@@ -16,7 +16,7 @@ from torch import nn
 from mmalign.errors import UserError, nearest
 from mmalign.modalities.diffusion import backbones
 from mmalign.modalities.diffusion.flow_backbones import Flux, StableDiffusion3
-from mmalign.modalities.diffusion.policy import DiffusionPolicy, policy_of
+from mmalign.modalities.diffusion.policy import DiffusionPolicy, frozen, policy_of
 
 __all__ = ["PIPELINES", "attach_lora", "load_policy", "save_policy"]
 
@@ -78,7 +78,9 @@ def save_policy(model: nn.Module, folder: Path) -> None:
         tuned = tuned.module  # type: ignore[assignment]
     if hasattr(tuned, "merge_and_unload"):
         _save_lora(tuned, folder / "lora")
-        tuned = copy.deepcopy(tuned).merge_and_unload()  # type: ignore[operator]
+        still = [part for part in policy_of(tuned).children() if frozen([part])]
+        shared = {id(weight): weight for part in still for weight in part.parameters()}
+        tuned = copy.deepcopy(tuned, shared).merge_and_unload()  # type: ignore[operator]
     with _quiet():
         policy_of(tuned).backbone.pipeline.save_pretrained(folder, safe_serialization=True)
 

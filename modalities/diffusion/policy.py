@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,16 +32,6 @@ class DiffusionPolicy(nn.Module):
                 self.add_module(name, part)
         self._text = _Kept()
         self._latents = _Kept()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> DiffusionPolicy:
-        """A copy that shares the parts which do not train."""
-        for part in self.children():
-            if frozen([part]):
-                memo[id(part)] = part
-        made = type(self).__new__(type(self))
-        memo[id(self)] = made
-        made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
-        return made
 
     @property
     def device(self) -> torch.device:
