@@ -29,6 +29,7 @@ __all__ = [
     "Judge",
     "Likelihood",
     "Pathwise",
+    "Personalises",
     "Reward",
     "RewardRecipe",
     "RewardTrainer",
@@ -215,6 +216,25 @@ class Foresees(Protocol):
         ``(1 - blend) * E(step) + blend * E(prediction)`` in the place of each answer step (its continuous input),
         the prompt untouched.  ``blend`` 0 equals :meth:`Likelihood.logp`.
         """
+        ...
+
+
+@runtime_checkable
+class Personalises(Protocol):
+    """Learns a new word for one thing from a few answers that show it."""
+
+    def learn_word(self, model: nn.Module, *, word: str, like: str) -> nn.Module:
+        """Add ``word`` to what the model reads, starting from the known words ``like``.
+
+        Afterwards its embedding and the layers that read prompts train; every other weight stays bit for bit.
+
+        Raises:
+            UserError: where ``word`` is known already, ``like`` is not, or the model is of a kind that learns none.
+        """
+        ...
+
+    def prompt_states(self, model: nn.Module, prompts: Sequence[str]) -> torch.Tensor:
+        """What the model's text encoder makes of whole prompts, ``[B, D]``, with gradient towards the new word."""
         ...
 
 

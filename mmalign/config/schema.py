@@ -14,6 +14,7 @@ from mmalign.config.fields import Bool, Count, Int, NonNegative, PositiveCount, 
 from mmalign.config.iterate import IterateConfig
 from mmalign.config.options import Option
 from mmalign.config.pathwise import PathwiseConfig
+from mmalign.config.personalise import PersonaliseConfig
 from mmalign.config.policy import GRPOConfig, PPOConfig
 from mmalign.config.preference import DPOConfig, KTOConfig
 from mmalign.config.sections import (
@@ -142,6 +143,8 @@ class RunConfig(Section):
     """Stage ``grpo``."""
     pathwise: PathwiseConfig = PathwiseConfig()
     """Stage ``pathwise``."""
+    personalise: PersonaliseConfig = PersonaliseConfig()
+    """Stage ``personalise``."""
     constraint: ConstraintConfig = ConstraintConfig()
     """A bound on a cost, for stages ``ppo`` and ``grpo``."""
     iterate: IterateConfig = IterateConfig()

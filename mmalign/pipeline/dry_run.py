@@ -79,6 +79,9 @@ def shrunk(cfg: RunConfig) -> RunConfig:
             "ppo": _one_step(cfg.ppo),
             "grpo": _one_step(cfg.grpo),
             "pathwise": cfg.pathwise.model_copy(update={**few, "max_steps": 1, "rollout_batch_size": _ROWS}),
+            "personalise": cfg.personalise.model_copy(
+                update={**few, "max_steps": 1, "n_prior": min(_ROWS, cfg.personalise.n_prior)}
+            ),
             "iterate": cfg.iterate.model_copy(
                 update={
                     **few,
@@ -121,7 +124,7 @@ def _answers(cfg: RunConfig, stage: str) -> int:
         return (cfg.feedback.n_prompts + cfg.feedback.n_heldout) * cfg.feedback.n_samples
     if stage == "sft":
         return cfg.sft.max_steps * cfg.sft.per_device_train_batch_size
-    if stage in ("reward_model", "dpo", "kto"):
+    if stage in ("reward_model", "dpo", "kto", "personalise"):
         section = getattr(cfg, stage)
         return int(section.max_steps * section.per_device_train_batch_size)
     if stage == "pathwise":

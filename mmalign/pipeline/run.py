@@ -31,6 +31,7 @@ STAGES = {
     "ppo": "mmalign.pipeline.stages.policy:run_ppo",
     "grpo": "mmalign.pipeline.stages.policy:run_grpo",
     "pathwise": "mmalign.pipeline.stages.pathwise:run",
+    "personalise": "mmalign.pipeline.stages.personalise:run",
     "iterate": "mmalign.pipeline.stages.iterate:run",
     "evaluate": "mmalign.pipeline.stages.evaluate:run",
     "report": "mmalign.pipeline.stages.report:run",

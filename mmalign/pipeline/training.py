@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mmalign.config.iterate import IterateConfig
     from mmalign.config.pathwise import PathwiseConfig
+    from mmalign.config.personalise import PersonaliseConfig
     from mmalign.config.preference import PairsConfig
     from mmalign.config.schema import PPOConfig, RewardModelConfig, SFTConfig
     from mmalign.engine.step import Loss
@@ -43,7 +44,7 @@ def guard_media(ctx: RunContext, model: nn.Module, rows: Sequence[Row]) -> None:
 def offline_trainer(
     ctx: RunContext,
     name: str,
-    cfg: SFTConfig | RewardModelConfig | PairsConfig,
+    cfg: SFTConfig | RewardModelConfig | PairsConfig | PersonaliseConfig,
     loss_fn: Callable[[Sequence[Row], torch.Generator], Loss],
     rows: Sequence[Row],
     state: LoopState,
@@ -69,7 +70,13 @@ def run_training(
     name: str,
     step: Callable[[int], Mapping[str, float]],
     state: LoopState,
-    cfg: SFTConfig | RewardModelConfig | PairsConfig | PPOConfig | IterateConfig | PathwiseConfig,
+    cfg: SFTConfig
+    | RewardModelConfig
+    | PairsConfig
+    | PPOConfig
+    | IterateConfig
+    | PathwiseConfig
+    | PersonaliseConfig,
     *,
     title: str,
     show: tuple[str, ...] = ("loss",),

@@ -28,6 +28,7 @@ _STAGES = {
     "rloo": "RLOO",
     "dpo": "DPO",
     "pathwise": "Gradient through the sampler",
+    "personalise": "A new word",
     "iterate": "Iterative loop",
 }
 
