@@ -54,7 +54,8 @@ def same_rows_alone(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], 
         for place, row in enumerate(rows):
             first = logp_of(adapter, model, [row, *rows[:place], *rows[place + 1 :]])
             message = f"row {row.id}: the score of the first row depends on the rows behind it"
-            close(first.values[0], logp_of(adapter, model, [row]).values[0], message)
+            alone = logp_of(adapter, model, [row])
+            close(first.values[0][first.mask[0]], alone.values[0][alone.mask[0]], message)
         return
     for place, row in enumerate(rows):
         alone = logp_of(adapter, model, [row])

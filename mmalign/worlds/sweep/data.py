@@ -71,7 +71,16 @@ def starts(
     return [Start(*kinds[i % len(kinds)], derive_seed(seed, "sweep", split, i) % 2**31) for i in range(n)]
 
 
-def rows(split: str, n: int, seed: int = 0, kind: str = "start", *, skill: Skill = DEMONSTRATOR) -> list[Row]:
+def rows(
+    split: str,
+    n: int,
+    seed: int = 0,
+    kind: str = "start",
+    *,
+    skill: Skill = DEMONSTRATOR,
+    tasks: Sequence[str] = TASKS,
+    embodiments: Sequence[str] | None = None,
+) -> list[Row]:
     """The first ``n`` rows of a split; ``prompt`` is the start as text, ``meta["start"]`` the same as a mapping.
 
     ``caption`` rows have an episode of ``skill`` as ``completion``, whatever came of it; ``preference`` rows compare
@@ -84,7 +93,7 @@ def rows(split: str, n: int, seed: int = 0, kind: str = "start", *, skill: Skill
         raise UserError(
             f'sweep: row kind "{kind}" is not one of {", ".join(ROW_KINDS)}{nearest(kind, ROW_KINDS)}'
         )
-    found = starts(split, n, seed)
+    found = starts(split, n, seed, tasks=tasks, embodiments=embodiments)
     plain = [_row(f"sweep-{split}-{seed}-{i}", start) for i, start in enumerate(found)]
     if kind == "start":
         return plain
