@@ -35,7 +35,7 @@ EMPTY, UNREADABLE = len(THINGS), len(THINGS) + 1
 
 
 class CellReader(nn.Module):
-    """Cells ``[N, 3, 16, 16]`` in 0..1 to scores ``[N, 18]``: sixteen objects, empty, unreadable (22 k parameters)."""
+    """Cells ``[N, 3, 16, 16]`` in 0..1 to scores ``[N, 18]``: sixteen objects, empty, unreadable (61 k parameters)."""
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ class DrawerPlan:
     width: int = 160
     layers: int = 5
     batch: int = 128
-    steps: int = 2500
+    steps: int = 2200
     lr: float = 0.02
     lr_others: float = 2e-3
     warmup: int = 50
