@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.objectives.masked import masked_mean
-from mmalign.objectives.shapes import check_steps, fill
+from mmalign.objectives.shapes import check_floats, check_steps, fill
 
 __all__ = ["d3po_floor", "d3po_loss"]
 
@@ -43,8 +43,7 @@ def d3po_loss(
     dimensions (the released code) a clip of 0.1 is 0.1 nats per dimension, and hardly ever reached.  Where a ratio is
     clipped it carries no gradient, whichever way it would have to go.
 
-    *Reference:* Yang et al. (2024, arXiv:2311.13231) and their code. *Differs from paper:* the clip is the code's.
-    *Differs from the code:* it may be switched off.
+    *Reference:* Yang et al. (2024, arXiv:2311.13231). *Differs from paper:* the clip is their code's, and may be off.
 
     Args:
         chosen_logp, chosen_ref_logp: ``[B, T]`` nats of the preferred trajectories' steps.
@@ -62,15 +61,12 @@ def d3po_loss(
     Raises:
         ValueError: on shapes that differ, or a beta or clip out of range.
     """
-    if not beta > 0:
-        raise ValueError(f"beta: expected a number above 0, got {beta}")
-    if clip is not None and not 0 < clip < 1:
-        raise ValueError(f"clip: expected a number between 0 and 1, got {clip}")
+    if not (beta > 0 and (clip is None or 0 < clip < 1)):
+        raise ValueError(f"need beta > 0 and 0 < clip < 1, got {beta=} {clip=}")
     check_steps(chosen_mask, {"chosen_logp": chosen_logp, "chosen_ref_logp": chosen_ref_logp})
     check_steps(rejected_mask, {"rejected_logp": rejected_logp, "rejected_ref_logp": rejected_ref_logp})
     h = torch.ones_like(chosen_logp[:, 0]) if preference is None else preference.to(chosen_logp.dtype)
-    if h.shape != chosen_logp.shape[:1]:
-        raise ValueError(f"preference has shape {tuple(h.shape)}, expected ({len(chosen_logp)},)")
+    check_floats({"first steps": chosen_logp[:, 0], "preference": h}, 1)
     width = min(chosen_mask.shape[1], rejected_mask.shape[1])
     mask = chosen_mask[:, :width] & rejected_mask[:, :width]
     gaps = [
