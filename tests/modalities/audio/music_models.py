@@ -52,14 +52,22 @@ def model(kind: str = "encodec", channels: int = 1, seed: int = 0) -> hf.Musicge
     made = hf.MusicgenForConditionalGeneration(config)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            if name.startswith("decoder.") or name.startswith("enc_to_dec"):
+            if name.startswith(("decoder.", "enc_to_dec")):
                 parameter.mul_(6.0)  # far from uniform, so that mistakes show
         if kind == "encodec":
-            for layer in made.audio_encoder.quantizer.layers:
-                layer.codebook.embed.normal_()
+            _fit_codebooks(made.audio_encoder)
     chosen = made.generation_config
     chosen.pad_token_id = chosen.bos_token_id = chosen.decoder_start_token_id = CODES
     return made.eval()
+
+
+def _fit_codebooks(codec: Any) -> None:
+    """Entries from the encoder's own states of noise, so that different sounds have different codes."""
+    waves = torch.stack([torch.tensor(sound(k).samples) for k in range(16)])[:, None]
+    rest = codec.encoder(waves).transpose(1, 2).flatten(0, 1)
+    for layer in codec.quantizer.layers:
+        layer.codebook.embed.copy_(rest[torch.randperm(len(rest))[: len(layer.codebook.embed)]])
+        rest = rest - layer.decode(layer.encode(rest[None].transpose(1, 2)))[0].t()
 
 
 def processor() -> hf.MusicgenProcessor:
