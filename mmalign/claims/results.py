@@ -1,7 +1,8 @@
 """Reading what the arms left on disk: one number per arm, metric, start and seed.
 
 A metric's name is ``task@mode/metric`` (``scenes-captions@greedy/length``), as the folders below
-``evals`` are called; only files are read, so verdicts can be made again at any time.
+``evals`` are called, ``train/<name>`` of a training stage, or ``measured/<name>`` of what an arm's job
+left in ``measured.json``; only files are read, so verdicts can be made again at any time.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Results:
                 for name, entry in read_results(folder)["metrics"].items():
                     found[f"{folder.name}/{name}"] = entry["value"]
             found |= self._training(arm, cell)
+            found |= self._measured(arm, cell)
             self._metrics[key] = found
         return self._metrics[key]
 
@@ -193,6 +195,12 @@ class Results:
         lines = {name: self.curve(arm, stage, name, cell) for name in TRAINING} if stage else {}
         last = 1 if stage == "iterate" else LAST  # its points are held-out measurements, one per round
         return {f"train/{n}": math.fsum(v[-last:]) / len(v[-last:]) for n, v in lines.items() if v}
+
+    def _measured(self, arm: str, cell: Cell) -> dict[str, float | None]:
+        """Numbers that the arm's job left in ``measured.json``, where there is one."""
+        file = self.folder(arm, cell) / "measured.json"
+        found: dict[str, float] = read_json(file) if file.is_file() else {}
+        return {f"measured/{name}": float(value) for name, value in found.items()}
 
     def _same_ids(self, arm: str, metric: str, baseline: str, other: str, cell: Cell) -> None:
         ids = [

@@ -1,0 +1,68 @@
+"""The control of every reward: the same numbers, given to the wrong answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmalign import registry
+from mmalign.errors import UserError
+from mmalign.objectives.masked import masked_sum
+from mmalign.protocols import DifferentiableReward, Reward, RewardRecipe
+from mmalign.rewards.placing import last_steps, place
+from mmalign.rng import generator
+from mmalign.types import Rollout, Row, StepReward
+
+__all__ = ["Shuffled"]
+
+
+class Shuffled:
+    """Permute a reward among all answers of a rollout, so that it knows neither answer nor prompt.
+
+    The order is drawn from the totals themselves, so the same answers are shuffled alike when a run resumes.  Where the
+    reward is differentiated, every answer is scored for the prompt of another row instead.
+
+    Args:
+        reward: a registered plain reward, with its own defaults.
+        seed: of the order.
+
+    Raises:
+        UserError: when ``reward`` is a recipe, or itself shuffled.
+    """
+
+    def __init__(self, reward: str, seed: int = 0) -> None:
+        if reward == "shuffled":
+            raise UserError("reward: shuffled holds another reward, found itself")
+        inner: Any = registry.load("rewards", reward)()
+        if isinstance(inner, RewardRecipe):
+            raise UserError(f"reward: {reward} is a recipe, which trains models; shuffle its labels instead")
+        self.inner: Reward = inner
+        self.name, self.seed = reward, seed
+
+    def __call__(self, rollout: Rollout) -> StepReward:
+        """Return the permuted totals on the last steps."""
+        totals = masked_sum(self.inner(rollout).per_step, rollout.mask, 1).cpu()
+        mark = hashlib.sha256(totals.double().numpy().tobytes()).hexdigest()
+        order = torch.randperm(len(totals), generator=generator(self.seed, "shuffled", mark))
+        ends = last_steps(rollout.mask)
+        entries = [(b, t, float(totals[order[b]])) for b, t in enumerate(ends) if t >= 0]
+        per_step = place(rollout.mask, entries)
+        return StepReward(per_step, {"shuffled": per_step})
+
+    def score(self, rows: Sequence[Row], outputs: Tensor) -> Tensor:
+        """The reward of each answer ``[B, ...]`` for the prompt of the row after it, ``[B]``, with gradient.
+
+        Raises:
+            UserError: when the reward cannot be differentiated, or there is one row alone.
+        """
+        if not isinstance(self.inner, DifferentiableReward):
+            raise UserError(
+                f"reward {self.name}: cannot be differentiated (it has no score of the answers themselves)"
+            )
+        if len(rows) < 2:
+            raise UserError("reward shuffled: one row has no other prompt; raise per_device_train_batch_size")
+        return self.inner.score([*rows[1:], rows[0]], outputs)
