@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,13 +47,13 @@ class DiffusionPolicy(nn.Module):
         if not frozen(parts):
             fresh = self.backbone.encode(distinct, options)
             return {name: value[rows] for name, value in fresh.items()}
-        self._text.open(parts, options.max_prompt_tokens, keep=options.cache_text)
-        missing = [prompt for prompt in distinct if prompt not in self._text.known]
-        for prompt in missing:
+
+        def made(place: int) -> Condition:
             with torch.no_grad():
-                made = self.backbone.encode([prompt], options)
-            self._text.known[prompt] = {name: value.detach() for name, value in made.items()}
-        found = [self._text.known[prompt] for prompt in distinct]
+                return self.backbone.encode([distinct[place]], options)
+
+        keep = options.cache_text
+        found = self._text.fetch(distinct, made, parts, options.max_prompt_tokens, keep=keep)
         return {name: torch.cat([one[name] for one in found])[rows] for name in found[0]}
 
     def latents(self, pixels: Tensor, keys: Sequence[str], options: DiffusionOptions) -> Tensor:
@@ -60,13 +61,14 @@ class DiffusionPolicy(nn.Module):
         vae = self.backbone.vae
         if vae is None or not frozen([vae]):
             return self.backbone.encode_pixels(pixels.to(self.device))
-        self._latents.open([vae], tuple(pixels.shape[1:]), keep=options.cache_latents)
-        for place, key in enumerate(keys):
-            if key not in self._latents.known:
-                with torch.no_grad():
-                    one = pixels[place : place + 1].to(device=self.device, dtype=vae.dtype)
-                    self._latents.known[key] = self.backbone.encode_pixels(one).float()
-        return torch.cat([self._latents.known[key] for key in keys])
+
+        def made(place: int) -> Tensor:
+            with torch.no_grad():
+                one = pixels[place : place + 1].to(device=self.device, dtype=vae.dtype)
+                return self.backbone.encode_pixels(one).float()
+
+        keep = options.cache_latents
+        return torch.cat(self._latents.fetch(keys, made, [vae], tuple(pixels.shape[1:]), keep=keep))
 
     def predict(
         self,
@@ -117,19 +119,48 @@ def frozen(parts: Iterable[nn.Module]) -> bool:
 
 
 class _Kept:
-    """Outputs of frozen networks by name; forgotten when a weight was written to or replaced."""
+    """Outputs of frozen networks by name; forgotten when a weight was written to or replaced, the oldest first."""
 
-    def __init__(self) -> None:
-        self.known: dict[str, Any] = {}
+    def __init__(self, max_bytes: int = 2**30) -> None:
+        self._known: OrderedDict[str, Any] = OrderedDict()
         self._mark: tuple[Any, ...] = ()
+        self._held = 0
+        self._max_bytes = max_bytes
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Kept:
-        return _Kept()
+        return _Kept(self._max_bytes)
 
-    def open(self, parts: Sequence[nn.Module], setting: Any, *, keep: bool) -> None:
-        """Forget what other weights or another setting gave; with ``keep`` false forget everything."""
+    def fetch(
+        self,
+        names: Sequence[str],
+        make: Callable[[int], Any],
+        parts: Sequence[nn.Module],
+        setting: Any,
+        *,
+        keep: bool,
+    ) -> list[Any]:
+        """The outputs called ``names``, made by ``make(place)`` where they are not known."""
         tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
         mark = (setting, *((tensor.data_ptr(), tensor._version) for tensor in tensors))
         if not keep or mark != self._mark:
-            self.known.clear()
+            self._forget()
             self._mark = mark
+        for place, name in enumerate(names):
+            if name in self._known:
+                self._known.move_to_end(name)
+            else:
+                self._known[name] = make(place)
+                self._held += _nbytes(self._known[name])
+        found = [self._known[name] for name in names]
+        while self._known and (not keep or self._held > self._max_bytes):
+            self._held -= _nbytes(self._known.popitem(last=False)[1])
+        return found
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._held = 0
+
+
+def _nbytes(value: Any) -> int:
+    parts = value.values() if isinstance(value, Mapping) else [value]
+    return sum(part.numel() * part.element_size() for part in parts)
