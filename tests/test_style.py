@@ -127,6 +127,12 @@ def test_banned_text(pattern: str) -> None:
     assert not bad, f"{BANNED_TEXT[pattern]} in {bad}"
 
 
+def test_nobody_asks_for_a_modality_by_name() -> None:
+    asks = re.compile(r"\bmodality\s*(==|!=|in [\[({])|\badapter\.name\s*(==|!=|in [\[({])")
+    bad = [shown(file) for file in files(*FOLDERS) if asks.search(file.read_text(encoding="utf-8"))]
+    assert not bad, f"the core asks for capabilities, never for a modality's name; see {bad}"
+
+
 def test_nothing_is_evaluated() -> None:
     calls = [
         shown(file, node)

@@ -74,6 +74,18 @@ def score_rollout(
                 values = critic(now.hidden)
             columns[name].append(_pad(values, width))
     joined = {name: torch.cat(parts) * rollout.mask for name, parts in columns.items()}
+    return _scored(rollout, joined, reward, cost, nats, kl, means)
+
+
+def _scored(
+    rollout: Rollout,
+    joined: Mapping[str, Tensor],
+    reward: StepReward,
+    cost: StepReward | None,
+    nats: int,
+    kl: list[Tensor],
+    means: list[Tensor],
+) -> Scored:
     return Scored(
         rows=rollout.rows,
         mask=rollout.mask,

@@ -48,7 +48,9 @@ def head_logits(model: nn.Module, states: Tensor, forbidden: Tensor | None = Non
 
 
 def decoding_head(model: nn.Module, forbidden: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """:func:`head_logits` for a loop that applies the head to a few rows many times.
+    """:func:`head_logits` for a loop that applies the head to a few rows many times, without gradient.
+
+    What it returns may be overwritten, and is by the next call.
 
     On a CPU a product of few rows is bound by how the weights lie, so a plain head of moderate size is laid out the
     other way round once; its logits are equal to rounding.
@@ -58,8 +60,20 @@ def decoding_head(model: nn.Module, forbidden: Tensor | None) -> Callable[[Tenso
         return lambda states: head_logits(model, states, forbidden)
     turned, bias = head.weight.detach().t().contiguous(), head.bias
 
+    room = torch.empty(0)
+
     def logits(states: Tensor) -> Tensor:
-        out = (states @ turned if bias is None else torch.addmm(bias, states, turned)).float()
+        nonlocal room
+        if turned.dtype != torch.float32:
+            out = (states @ turned if bias is None else torch.addmm(bias, states, turned)).float()
+        else:
+            if len(room) < len(states):
+                room = turned.new_empty(len(states), turned.shape[1])
+            out = room[: len(states)]
+            if bias is None:
+                torch.mm(states, turned, out=out)
+            else:
+                torch.addmm(bias, states, turned, out=out)
         if forbidden is not None and forbidden.numel():
             out = out.index_fill_(-1, forbidden.to(out.device), float("-inf"))
         return out

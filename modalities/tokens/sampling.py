@@ -16,6 +16,9 @@ from mmalign.modalities.tokens.kv import roomy_cache
 
 __all__ = ["Draw", "choose_tokens", "draw_answers", "inference", "uniform_noise"]
 
+_BLOCK = 256
+"""Tokens per block of the vocabulary when one is drawn."""
+
 _KEEP = 0.75
 """Finished rows leave the batch once fewer than this share of it is still going."""
 
@@ -76,22 +79,22 @@ def draw_answers(
 
 @dataclass(slots=True)
 class _State:
-    """What the loop carries: cache, next hidden state ``[B, H]``, key mask ``[B, L]``, next position ``[B]``."""
+    """What the loop carries: cache, next hidden state ``[B, H]``, key mask ``[B, L]``, next position ``[B]``.
+
+    Without padding there is no key mask: the model then need not make one of all its keys for every token.
+    """
 
     cache: Any
     hidden: Tensor
-    attention: Tensor
+    attention: Tensor | None
     position: Tensor
     axes: int
 
     def keep(self, rows: Tensor) -> None:
         """Drop every row of the batch that is not in ``rows``."""
         self.cache.reorder_cache(rows)
-        self.hidden, self.attention, self.position = (
-            self.hidden[rows],
-            self.attention[rows],
-            self.position[rows],
-        )
+        self.hidden, self.position = self.hidden[rows], self.position[rows]
+        self.attention = None if self.attention is None else self.attention[rows]
 
 
 def _prefill(model: nn.Module, inputs: Mapping[str, Tensor], n: int, steps: int) -> _State:
@@ -105,12 +108,13 @@ def _prefill(model: nn.Module, inputs: Mapping[str, Tensor], n: int, steps: int)
     highest = place if place.ndim == 2 else place.amax(0)
     following = highest.masked_fill(inputs["attention_mask"] == 0, 0).amax(-1) + 1
     hidden, attention = out[0][:, -1], inputs["attention_mask"]
+    padded = not bool(attention.all())
     if n > 1:
         # Every kind of cache layer, recurrent ones too, can be indexed by row; not every one can be repeated.
         copies = torch.arange(len(hidden), device=hidden.device).repeat_interleave(n)
         cache.reorder_cache(copies)
         hidden, attention, following = hidden[copies], attention[copies], following[copies]
-    return _State(cache, hidden, attention, following, place.ndim)
+    return _State(cache, hidden, attention if padded else None, following, place.ndim)
 
 
 def _decode(
@@ -131,7 +135,7 @@ def _decode(
     alive, going = torch.arange(rows), torch.ones(rows, dtype=torch.bool)
     head = decoding_head(model, forbidden)
     for step in range(steps):
-        token, logp = choose_tokens(head(state.hidden), noise[alive, step], temperature)
+        token, logp = choose_tokens(head(state.hidden), noise[alive, step], temperature, in_place=True)
         active = alive[going]
         tokens[active, step] = token.cpu()[going]
         logps[active, step] = logp.cpu()[going]
@@ -150,23 +154,45 @@ def _decode(
     return Draw(tokens[:, :longest], logps[:, :longest], lengths, finished)
 
 
-def choose_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def choose_tokens(
+    logits: Tensor, uniform: Tensor, temperature: float, *, in_place: bool = False
+) -> tuple[Tensor, Tensor]:
     """Draw one token per row of ``logits`` ``[B, V]`` by inversion of ``uniform`` ``[B]``, with its log-probability.
 
-    Temperature 0 is greedy; its log-probabilities are those of temperature 1.
+    Temperature 0 is greedy; its log-probabilities are those of temperature 1.  With ``in_place`` the logits are used
+    up: tensors of a vocabulary's size cost more to allocate than to compute.
     """
-    logp = torch.log_softmax(logits / temperature if temperature not in (0, 1) else logits, dim=-1)
-    if temperature <= 0:
-        token = logits.argmax(-1)
-    else:
-        mass = logp.exp().cumsum(-1, dtype=torch.float64)
-        target = uniform.to(mass)[:, None].clamp(max=1 - 1e-9) * mass[:, -1:]
-        token = torch.searchsorted(mass, target, right=True)[:, 0].clamp(max=mass.shape[-1] - 1)
-    return token, logp.gather(-1, token[:, None])[:, 0]
+    mass = logits if in_place else logits.clone()
+    if temperature not in (0, 1):
+        mass.div_(temperature)
+    greedy = mass.argmax(-1) if temperature <= 0 else None
+    mass.sub_(mass.amax(-1, keepdim=True)).exp_()
+    blocks = nn.functional.pad(mass, (0, -mass.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    token = _inverted(blocks, ends, uniform) if greedy is None else greedy
+    taken = mass.gather(-1, token[:, None])[:, 0].double()
+    return token, (taken.log() - ends[:, -1].log()).float()
+
+
+def _inverted(blocks: Tensor, ends: Tensor, uniform: Tensor) -> Tensor:
+    """Where the running sum of ``blocks`` ``[B, N, _BLOCK]`` first exceeds ``uniform`` ``[B]`` of its total.
+
+    ``ends`` ``[B, N]`` are the running sums at the blocks' ends: first the block is found, then the token in it.
+    """
+    target = uniform.to(ends)[:, None].clamp(max=1 - 1e-9) * ends[:, -1:]
+    block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
+    before = torch.where(block > 0, ends.gather(-1, (block - 1).clamp(min=0)), torch.zeros_like(target))
+    inner = blocks.gather(1, block[..., None].expand(-1, 1, _BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
+    rest = torch.minimum(
+        target - before, inner[:, -1:] * (1 - 1e-12)
+    )  # never past the block's last real mass
+    place = torch.searchsorted(inner, rest.clamp(min=0), right=True).clamp(max=_BLOCK - 1)
+    return (block * _BLOCK + place)[:, 0]
 
 
 def _advance(model: nn.Module, state: _State, token: Tensor) -> None:
-    state.attention = torch.cat([state.attention, state.attention.new_ones((len(token), 1))], dim=1)
+    if state.attention is not None:
+        state.attention = torch.cat([state.attention, state.attention.new_ones((len(token), 1))], dim=1)
     place = state.position[:, None]
     out = body(model)(
         input_ids=token[:, None],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmalign.config.fields import Positive, Section
@@ -60,7 +61,8 @@ class GaussianAdapter:
         return Means().to(device)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        raise NotImplementedError
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), folder / "model.safetensors")
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         actions = torch.stack([row.steps.actions for row in rows])
