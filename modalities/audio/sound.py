@@ -37,16 +37,16 @@ class LazyClip:
 
     def __init__(self, codec: Codec, codes: Tensor) -> None:
         self.codes = codes
-        self._codec = codec
+        self.codec = codec
         self._clip: Clip | None = None
 
     @property
     def clip(self) -> Clip:
         """The sound."""
         if self._clip is None:
-            wave = self._codec.decode(self.codes)
+            wave = self.codec.decode(self.codes)
             wave = wave.mean(1) if wave.ndim == 2 else wave
-            self._clip = Clip(np.ascontiguousarray(wave, dtype=np.float32), self._codec.sampling_rate)
+            self._clip = Clip(np.ascontiguousarray(wave, dtype=np.float32), self.codec.sampling_rate)
         return self._clip
 
     @property
@@ -57,7 +57,7 @@ class LazyClip:
     @property
     def rate(self) -> int:
         """Samples per second."""
-        return self._codec.sampling_rate
+        return self.codec.sampling_rate
 
     @property
     def seconds(self) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from mmalign.errors import UserError, nearest
 from mmalign.rng import derive_seed, numpy_generator
 
-__all__ = ["ATTRIBUTES", "COMBINATIONS", "SPLITS", "Tune", "combinations_of", "generate"]
+__all__ = ["ATTRIBUTES", "COMBINATIONS", "SPLITS", "Tune", "combinations_of", "generate", "tune_at"]
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "timbre": ("flute", "reed", "strings", "bell", "guitar"),
@@ -105,3 +105,8 @@ def generate(seed: int, split: str) -> Tune:
     looseness = float(rng.random())
     tilt = float(rng.uniform(-1, 1))
     return Tune(name, *values, looseness=looseness, tilt=tilt)
+
+
+def tune_at(split: str, seed: int, index: int, stream: str = "rows") -> Tune:
+    """The piece ``index`` of a stream: the same for every kind of row and whatever the number of rows is."""
+    return generate(derive_seed(seed, "tunes", stream, index), split)
