@@ -45,7 +45,9 @@ def cell_folder(root: Path, cell: Cell) -> Path:
 
 def training_stage(arm: Arm) -> str | None:
     """The stage of an arm whose training metrics are shown, where it has one."""
-    return next((name for name in ("ppo", "grpo", "pathwise", "iterate") if name in arm.stages), None)
+    return next(
+        (name for name in ("ppo", "grpo", "pathwise", "iterate", "offline_rl") if name in arm.stages), None
+    )
 
 
 class Results:

@@ -8,7 +8,18 @@ from mmalign.cli.arguments import CommandParser, add_config_options, config_from
 
 __all__ = ["TRAINING_STAGES", "main"]
 
-TRAINING_STAGES = ("sft", "reward_model", "dpo", "kto", "ppo", "grpo", "pathwise", "personalise", "iterate")
+TRAINING_STAGES = (
+    "sft",
+    "reward_model",
+    "dpo",
+    "kto",
+    "ppo",
+    "grpo",
+    "pathwise",
+    "personalise",
+    "iterate",
+    "offline_rl",
+)
 """Stages that train something."""
 
 

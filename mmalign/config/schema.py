@@ -25,6 +25,7 @@ from mmalign.config.sections import (
     RewardModelConfig,
     SFTConfig,
 )
+from mmalign.config.transitions import TransitionsConfig
 
 __all__ = [
     "ConstraintConfig",
@@ -45,6 +46,7 @@ __all__ = [
     "RunConfig",
     "SFTConfig",
     "SpeedConfig",
+    "TransitionsConfig",
 ]
 
 
@@ -143,6 +145,8 @@ class RunConfig(Section):
     """Stage ``grpo``."""
     pathwise: PathwiseConfig = PathwiseConfig()
     """Stage ``pathwise``."""
+    offline_rl: TransitionsConfig = TransitionsConfig()
+    """Stage ``offline_rl``."""
     personalise: PersonaliseConfig = PersonaliseConfig()
     """Stage ``personalise``."""
     constraint: ConstraintConfig = ConstraintConfig()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["POLICY_STAGES", "SHARED_STAGES", "RunContext"]
 
-POLICY_STAGES = ("dpo", "kto", "ppo", "grpo", "pathwise", "personalise", "iterate")
+POLICY_STAGES = ("dpo", "kto", "ppo", "grpo", "pathwise", "personalise", "iterate", "offline_rl")
 """Stages that end in a policy of their own, evaluated as an arm of that name."""
 
 SHARED_STAGES = ("sft", "feedback", "reward_model")

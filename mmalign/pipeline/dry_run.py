@@ -15,7 +15,7 @@ from mmalign.pipeline.context import POLICY_STAGES
 from mmalign.pipeline.run import open_run, run_one
 
 if TYPE_CHECKING:
-    from mmalign.config.schema import PPOConfig, RunConfig
+    from mmalign.config.schema import PPOConfig, RunConfig, TransitionsConfig
 
 __all__ = ["StageEstimate", "dry_run", "estimate_table", "shrunk"]
 
@@ -78,6 +78,7 @@ def shrunk(cfg: RunConfig) -> RunConfig:
             "kto": cfg.kto.model_copy(update={**few, "max_steps": 1, "n_pairs": _ROWS, "n_heldout": _ROWS}),
             "ppo": _one_step(cfg.ppo),
             "grpo": _one_step(cfg.grpo),
+            "offline_rl": _few_transitions(cfg.offline_rl),
             "pathwise": cfg.pathwise.model_copy(update={**few, "max_steps": 1, "rollout_batch_size": _ROWS}),
             "personalise": cfg.personalise.model_copy(
                 update={**few, "max_steps": 1, "n_prior": min(_ROWS, cfg.personalise.n_prior)}
@@ -118,6 +119,18 @@ def _one_step(cfg: PPOConfig) -> PPOConfig:
     )
 
 
+def _few_transitions(cfg: TransitionsConfig) -> TransitionsConfig:
+    online = min(1, cfg.online_steps)
+    small = {
+        "offline_steps": 1 - online,
+        "online_steps": online,
+        "updates": 1,
+        "n_offline": _ROWS,
+        "save_steps": 1,
+    }
+    return cfg.model_copy(update={**small, "warmup_episodes": 0, "batch_size": 2 * _ROWS})
+
+
 def _answers(cfg: RunConfig, stage: str) -> int:
     """How many answers the stage handles: what its cost is proportional to."""
     if stage == "feedback":
@@ -127,6 +140,8 @@ def _answers(cfg: RunConfig, stage: str) -> int:
     if stage in ("reward_model", "dpo", "kto", "personalise"):
         section = getattr(cfg, stage)
         return int(section.max_steps * section.per_device_train_batch_size)
+    if stage == "offline_rl":
+        return cfg.offline_rl.max_steps * cfg.offline_rl.updates * cfg.offline_rl.batch_size
     if stage == "pathwise":
         return cfg.pathwise.max_steps * cfg.pathwise.rollout_batch_size
     if stage == "iterate":

@@ -33,6 +33,7 @@ STAGES = {
     "pathwise": "mmalign.pipeline.stages.pathwise:run",
     "personalise": "mmalign.pipeline.stages.personalise:run",
     "iterate": "mmalign.pipeline.stages.iterate:run",
+    "offline_rl": "mmalign.pipeline.stages.transitions:run",
     "evaluate": "mmalign.pipeline.stages.evaluate:run",
     "report": "mmalign.pipeline.stages.report:run",
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmalign.config.personalise import PersonaliseConfig
     from mmalign.config.preference import PairsConfig
     from mmalign.config.schema import PPOConfig, RewardModelConfig, SFTConfig
+    from mmalign.config.transitions import TransitionsConfig
     from mmalign.engine.step import Loss
     from mmalign.pipeline.context import RunContext
     from mmalign.types import Row
@@ -76,6 +77,7 @@ def run_training(
     | PPOConfig
     | IterateConfig
     | PathwiseConfig
+    | TransitionsConfig
     | PersonaliseConfig,
     *,
     title: str,

@@ -22,13 +22,14 @@ from mmalign.modalities.robot.rolling import roll
 from mmalign.modalities.robot.scoring import score_chunks, score_decisions
 from mmalign.modalities.robot.showing import shown
 from mmalign.modalities.robot.steps import Decisions, padded
+from mmalign.modalities.robot.transitions import CutsTransitions
 from mmalign.types import Batch, LogP, Rollout, Row
 
 __all__ = ["RobotAdapter"]
 
 
-class RobotAdapter:
-    """Likelihood, Samples, Conditioned, Borrows, Configurable and Shows over :class:`RobotPolicy`.
+class RobotAdapter(CutsTransitions):
+    """Likelihood, Samples, Transitions, Conditioned, Borrows, Configurable and Shows over :class:`RobotPolicy`.
 
     A row's answer is an episode.  ``row.steps`` (:class:`Decisions`) is what the policy saw and drew; a row with an
     episode alone (an expert's, a segment) is scored as if the policy had drawn its actions.  A diffusion policy has no
