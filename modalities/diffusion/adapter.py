@@ -56,13 +56,13 @@ class DiffusionAdapter:
         """Load a pipeline from a folder or hub name; its denoiser trains, everything else is frozen.
 
         Raises:
-            UserError: when the source is no pipeline known here, or the sampler does not fit its schedule.
+            UserError: when the source is no pipeline known here, or DDIM is asked of a flow.
         """
         policy = load_policy(source, device=device, dtype=dtype)
-        flow, sampler = policy.backbone.flow, self.options.sampler
-        if sampler != "auto" and flow != (sampler in ("ode", "sde")):
-            fitting = "ode or sde" if flow else "ddim (eta: 0 for no noise)"
-            raise UserError(f"model.options: sampler: {sampler} does not fit {source!r}; use {fitting}")
+        if policy.backbone.flow and self.options.sampler == "ddim":
+            raise UserError(
+                f"model.options: {source!r} matches flows, which have no DDIM step; use sampler: sde or ode"
+            )
         self._backbone = policy.backbone
         return policy
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.errors import UserError
+from mmalign.modalities.diffusion.flow_schedules import FlowSchedule
 from mmalign.modalities.diffusion.options import DiffusionOptions
-from mmalign.modalities.diffusion.schedules import DDIMSchedule, FlowSchedule, Schedule
+from mmalign.modalities.diffusion.schedules import DDIMSchedule, Schedule
 
 __all__ = [
     "Backbone",

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mmalign.modalities.diffusion.backbones import Backbone, Condition
+from mmalign.modalities.diffusion.flow_schedules import FlowSchedule
 from mmalign.modalities.diffusion.options import DiffusionOptions
-from mmalign.modalities.diffusion.schedules import FlowSchedule, Schedule
+from mmalign.modalities.diffusion.schedules import Schedule
 
 __all__ = ["Flux", "StableDiffusion3"]
 

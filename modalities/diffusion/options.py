@@ -17,8 +17,8 @@ class DiffusionOptions(Section):
     num_inference_steps: PositiveCount = 10
     """Denoising steps per picture; the stage's longest answer bounds them too."""
     sampler: Literal["auto", "ddim", "ode", "sde"] = "auto"
-    """``ddim`` for noise-predicting models, ``sde`` (Flow-GRPO) or ``ode`` (no randomness) for flow-matching ones;
-    ``auto`` is ``ddim`` or ``sde``."""
+    """``ddim``, or the flow's ``sde`` (Flow-GRPO) or ``ode`` (no noise), which also serve models that predict noise;
+    ``auto`` is the model's own: ``ddim``, or ``sde`` where it matches flows."""
     eta: NonNegative = 1.0
     """Noise of a DDIM step as a share of the DDPM posterior's; 0 is deterministic.  The temperature multiplies it."""
     sde_a: NonNegative = 0.7

@@ -11,7 +11,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from mmalign.modalities.diffusion.backbones import Backbone, Condition
+from mmalign.modalities.diffusion.flow_schedules import ConvertedFlow
 from mmalign.modalities.diffusion.options import DiffusionOptions
+from mmalign.modalities.diffusion.schedules import DDIMSchedule, Sampler
 
 __all__ = ["DiffusionPolicy", "frozen", "policy_of"]
 
@@ -33,6 +35,12 @@ class DiffusionPolicy(nn.Module):
                 self.add_module(name, part)
         self._text = _Kept()
         self._latents = _Kept()
+
+    def sampler(self, options: DiffusionOptions) -> Sampler:
+        """The sampler that the settings ask for: the network's own, or its noise schedule seen as a flow."""
+        if isinstance(self.schedule, DDIMSchedule) and options.sampler in ("ode", "sde"):
+            return ConvertedFlow(self.schedule)
+        return self.schedule
 
     @property
     def device(self) -> torch.device:

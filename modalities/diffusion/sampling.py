@@ -41,8 +41,9 @@ def draw_pictures(
     """
     policy = policy_of(model)
     steps = min(options.num_inference_steps, max_steps)
-    grid = policy.schedule.grid(steps, policy.backbone.tokens(options))
-    random = (policy.schedule.noise_level(grid, options, temperature or 1.0) > 0).nonzero().flatten()
+    sampler = policy.sampler(options)
+    grid = sampler.grid(steps, policy.backbone.tokens(options))
+    random = (sampler.noise_level(grid, options, temperature or 1.0) > 0).nonzero().flatten()
     streams = _streams(rng, len(rows), n)
     every = [row for row in rows for _ in range(n)]
     answered: list[Row] = []
@@ -86,18 +87,21 @@ def differentiable_pictures(
         UserError: when ``grad_steps`` is below 1; where it is above the number of calls all of them carry gradient.
     """
     policy = policy_of(model)
-    grid = policy.schedule.grid(options.num_inference_steps, policy.backbone.tokens(options))
+    sampler = policy.sampler(options)
+    grid = sampler.grid(options.num_inference_steps, policy.backbone.tokens(options))
     stop = _stopping_step(grid, options, rng)
     calls = len(grid) if stop is None else stop + 1
     if grad_steps < 1:
         raise UserError(f"grad_steps: expected at least 1, got {grad_steps}")
     condition = policy.condition([prompt_of(row) for row in rows], options)
     empty = policy.empty(options)
-    x = torch.randn((len(rows), *policy.backbone.shape(options)), generator=rng).to(policy.device)
+    noise = torch.randn((len(rows), *policy.backbone.shape(options)), generator=rng).to(policy.device)
+    x = sampler.start(noise, grid)
 
     def call(x: Tensor, step: int) -> Tensor:
-        times = grid.times.to(x.device)[step].expand(len(x))
-        return policy.predict(x, times, condition, empty, options)
+        place = torch.full((len(x),), step, device=x.device)
+        shown = sampler.network_input(x, grid.level.to(x.device)[place])
+        return policy.predict(shown, grid.times.to(x.device)[place], condition, empty, options)
 
     for step in range(calls):
         carries = step >= calls - grad_steps and torch.is_grad_enabled()
@@ -108,9 +112,9 @@ def differentiable_pictures(
                 predicted = call(x, step)
             index = torch.full((len(x),), step, device=x.device)
             if step == stop:
-                x = policy.schedule.clean(x, predicted, grid.level.to(x.device)[index])
+                x = sampler.clean(x, predicted, grid.level.to(x.device)[index])
                 break
-            mean, std = policy.schedule.step(x, predicted, grid, index, options, 1.0)
+            mean, std = sampler.step(x, predicted, grid, index, options, 1.0)
             x = mean + std.reshape(-1, 1, 1, 1) * torch.randn(x.shape, generator=rng).to(x.device)
     return to_unit(policy.backbone.decode(x.to(_decoder_dtype(policy))).float())
 
@@ -174,16 +178,17 @@ def _chain(
 ) -> _Chain:
     condition: Condition = policy.condition([prompt_of(row) for row in rows], options)
     empty = policy.empty(options)
-    x = noise.start
+    sampler = policy.sampler(options)
+    x = sampler.start(noise.start, grid)
     path, logps = [x], []
     for step in range(len(grid)):
-        times = grid.times.to(x.device)[step].expand(len(x))
         index = torch.full((len(x),), step, device=x.device)
-        predicted = policy.predict(x, times, condition, empty, options)
-        mean, std = policy.schedule.step(x, predicted, grid, index, options, temperature)
+        shown = sampler.network_input(x, grid.level.to(x.device)[index])
+        predicted = policy.predict(shown, grid.times.to(x.device)[index], condition, empty, options)
+        mean, std = sampler.step(x, predicted, grid, index, options, temperature)
         drawn = mean + std.reshape(-1, 1, 1, 1) * noise.steps[:, step] if float(std[0]) > 0 else mean
         if temperature == 0:
-            mean, std = policy.schedule.step(x, predicted, grid, index, options, 1.0)
+            mean, std = sampler.step(x, predicted, grid, index, options, 1.0)
         known = float(std[0]) > 0
         logps.append(gaussian_logp(drawn, mean, std, options.reduction) if known else torch.zeros_like(std))
         x = drawn

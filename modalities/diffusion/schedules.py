@@ -1,6 +1,6 @@
-"""One step of a sampler as a Gaussian: DDIM on a noise schedule, and the flow SDE of Flow-GRPO.
+"""One step of a sampler as a Gaussian: what samplers share, and DDIM on a noise schedule.
 
-Both give, for any temperature ``tau``, a step whose marginals are those of the deterministic sampler: the temperature
+A sampler gives, at any temperature, a step whose marginals are those of the deterministic sampler: the temperature
 multiplies ``eta`` (or ``a``), so 1 is the stochastic sampler and 0 the deterministic one.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from mmalign.errors import UserError
 from mmalign.modalities.diffusion.options import DiffusionOptions
 
-__all__ = ["DDIMSchedule", "FlowSchedule", "Grid", "Schedule", "flow_shift"]
+__all__ = ["DDIMSchedule", "Grid", "Sampler", "Schedule", "like"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +32,8 @@ class Grid:
         return len(self.times)
 
 
-class Schedule(ABC):
-    """What a family of samplers shares: its grid, its Gaussian step, and how pictures are noised."""
-
-    native: str
-    """What the network predicts: ``epsilon``, ``v_prediction``, ``sample`` or ``flow``."""
+class Sampler(ABC):
+    """What samplers share: a grid of steps and the Gaussian of each."""
 
     @abstractmethod
     def grid(self, steps: int, tokens: int) -> Grid:
@@ -58,9 +55,26 @@ class Schedule(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Mean ``[M, ...]`` and standard deviation ``[M]`` of steps ``index`` ``[M]`` from ``x``."""
 
+    def start(self, noise: Tensor, grid: Grid) -> Tensor:
+        """Where the chain begins, from standard normal ``noise``."""
+        del grid
+        return noise
+
+    def network_input(self, x: Tensor, level: Tensor) -> Tensor:
+        """What the network is shown of ``x`` at ``level`` ``[M]``."""
+        del level
+        return x
+
     @abstractmethod
     def clean(self, x: Tensor, predicted: Tensor, level: Tensor) -> Tensor:
         """The picture ``[M, ...]`` that a prediction at ``level`` ``[M]`` means."""
+
+
+class Schedule(Sampler):
+    """The sampler of a network's own noise schedule, which also says how pictures are noised to train it."""
+
+    native: str
+    """What the network predicts: ``epsilon``, ``v_prediction``, ``sample`` or ``flow``."""
 
     @abstractmethod
     def draw_level(self, rng: torch.Generator) -> tuple[float, float]:
@@ -146,8 +160,8 @@ class DDIMSchedule(Schedule):
         picture, noise = self._parts(x, predicted, now)
         if self._clip is not None:
             picture = picture.clamp(-self._clip, self._clip)
-        toward = _like((1 - after - std**2).clamp(min=0).sqrt(), x) * noise
-        return _like(after.sqrt(), x) * picture + toward, std
+        toward = like((1 - after - std**2).clamp(min=0).sqrt(), x) * noise
+        return like(after.sqrt(), x) * picture + toward, std
 
     def clean(self, x: Tensor, predicted: Tensor, level: Tensor) -> Tensor:
         """``x0`` from what the network predicts."""
@@ -161,7 +175,7 @@ class DDIMSchedule(Schedule):
 
     def noised(self, clean: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """``sqrt(A) x0 + sqrt(1 - A) eps`` and the target of the network's kind."""
-        signal, sigma = _like(level.sqrt(), clean), _like((1 - level).sqrt(), clean)
+        signal, sigma = like(level.sqrt(), clean), like((1 - level).sqrt(), clean)
         x = signal * clean + sigma * noise
         if self.native == "epsilon":
             return x, noise
@@ -172,7 +186,7 @@ class DDIMSchedule(Schedule):
         return level / (1 - level)
 
     def _parts(self, x: Tensor, predicted: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        signal, sigma = _like(level.sqrt(), x), _like((1 - level).sqrt(), x)
+        signal, sigma = like(level.sqrt(), x), like((1 - level).sqrt(), x)
         if self.native == "epsilon":
             return (x - sigma * predicted) / signal, predicted
         if self.native == "sample":
@@ -180,102 +194,6 @@ class DDIMSchedule(Schedule):
         return signal * x - sigma * predicted, signal * predicted + sigma * x
 
 
-class FlowSchedule(Schedule):
-    """Euler steps of a flow-matching model, or the SDE that has the same marginals.
-
-    With ``s`` the noise level, ``ds < 0`` the step, ``sigma = a sqrt(s / (1 - s))`` and velocity ``v``:
-    ``mean = x (1 + sigma^2 / (2 s) ds) + v (1 + sigma^2 (1 - s) / (2 s)) ds``, ``std = sigma sqrt(-ds)``; at ``s = 1``
-    sigma is that of the next level.
-
-    *Reference:* Liu et al., Flow-GRPO (2025), arXiv:2505.05470, equation 9. *Differs from paper:* the last step, into
-    ``s = 0``, is Euler's: it is deterministic and not trained (their code draws it and leaves it out of training).
-
-    Args:
-        config: the pipeline's scheduler configuration.
-
-    Raises:
-        UserError: for a scheduler that runs the levels backwards or draws noise of its own.
-    """
-
-    native = "flow"
-
-    def __init__(self, config: Any) -> None:
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        self._scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
-        for name in ("invert_sigmas", "stochastic_sampling"):
-            if self._scheduler.config.get(name):
-                raise UserError(f"the scheduler's {name} is not known to the flow SDE; set it to false")
-        self.even_sigmas = False
-
-    def grid(self, steps: int, tokens: int) -> Grid:
-        """The levels of ``FlowMatchEulerDiscreteScheduler.set_timesteps``, shifted by the picture's size if it asks."""
-        import numpy as np
-
-        own = self._scheduler.config
-        shift = flow_shift(own, tokens) if own.get("use_dynamic_shifting") else None
-        sigmas = np.linspace(1.0, 1.0 / steps, steps).tolist() if self.even_sigmas else None
-        self._scheduler.set_timesteps(steps, sigmas=sigmas, mu=shift)
-        levels = self._scheduler.sigmas.clone()
-        return Grid(self._scheduler.timesteps.clone(), levels[:-1], levels[1:])
-
-    def noise_level(self, grid: Grid, options: DiffusionOptions, temperature: float) -> Tensor:
-        """``sigma sqrt(-ds)``, 0 for the last step and for ``sampler: ode``."""
-        sigma = self._sigma(grid, options, temperature)
-        return sigma * (grid.level - grid.level_next).sqrt()
-
-    def step(
-        self,
-        x: Tensor,
-        predicted: Tensor,
-        grid: Grid,
-        index: Tensor,
-        options: DiffusionOptions,
-        temperature: float,
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of a step of the SDE; Euler's step bit for bit where there is no noise."""
-        sigma = self._sigma(grid, options, temperature).to(x.device)[index]
-        s, after = grid.level.to(x.device)[index], grid.level_next.to(x.device)[index]
-        ds = after - s
-        drift = sigma**2 / (2 * s)
-        mean = x * _like(1 + drift * ds, x) + _like(ds, x) * (predicted * _like(1 + drift * (1 - s), x))
-        return mean, sigma * (-ds).sqrt()
-
-    def clean(self, x: Tensor, predicted: Tensor, level: Tensor) -> Tensor:
-        """``x - s v``."""
-        return x - _like(level, x) * predicted
-
-    def draw_level(self, rng: torch.Generator) -> tuple[float, float]:
-        """A level drawn uniformly from the shifted training levels."""
-        levels = self._scheduler.config.num_train_timesteps
-        s = (int(torch.randint(levels, (), generator=rng)) + 1) / levels
-        shift = float(self._scheduler.config.get("shift", 1.0))
-        s = shift * s / (1 + (shift - 1) * s)
-        return s * levels, s
-
-    def noised(self, clean: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """``(1 - s) x0 + s eps`` and the velocity ``eps - x0``."""
-        s = _like(level, clean)
-        return (1 - s) * clean + s * noise, noise - clean
-
-    def snr(self, level: Tensor) -> Tensor:
-        """``((1 - s) / s)^2``."""
-        return ((1 - level) / level).square()
-
-    def _sigma(self, grid: Grid, options: DiffusionOptions, temperature: float) -> Tensor:
-        if options.sampler == "ode":
-            return torch.zeros_like(grid.level)
-        s = torch.where(grid.level >= 1, grid.level_next, grid.level)
-        sigma = temperature * options.sde_a * (s / (1 - s)).sqrt()
-        return torch.where(grid.level_next > 0, sigma, torch.zeros_like(sigma))
-
-
-def flow_shift(config: Any, tokens: int) -> float:
-    """The resolution-dependent shift of a flow schedule, linear in the number of patches (as in SD3 and Flux)."""
-    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    return low + (tokens - few) * (high - low) / (many - few)
-
-
-def _like(value: Tensor, x: Tensor) -> Tensor:
+def like(value: Tensor, x: Tensor) -> Tensor:
+    """``value`` ``[M]`` shaped to multiply ``x`` ``[M, ...]``."""
     return value.reshape(-1, *[1] * (x.dim() - 1))

@@ -38,12 +38,14 @@ def score_steps(
     before, after, index = (
         batch.inputs[name].to(policy.device)[mask] for name in ("before", "after", "index")
     )
-    grid = policy.schedule.grid(int(batch.inputs["num_steps"]), policy.backbone.tokens(options))
+    sampler = policy.sampler(options)
+    grid = sampler.grid(int(batch.inputs["num_steps"]), policy.backbone.tokens(options))
     condition = policy.condition([prompt_of(row) for row in batch.rows], options)
     condition = {name: value[rows] for name, value in condition.items()}
     times = grid.times.to(policy.device)[index]
-    predicted = policy.predict(before, times, condition, policy.empty(options), options)
-    mean, std = policy.schedule.step(before, predicted, grid, index, options, temperature or 1.0)
+    shown = sampler.network_input(before, grid.level.to(policy.device)[index])
+    predicted = policy.predict(shown, times, condition, policy.empty(options), options)
+    mean, std = sampler.step(before, predicted, grid, index, options, temperature or 1.0)
     values = gaussian_logp(after, mean, std, options.reduction)
     dims = before[0].numel()
 

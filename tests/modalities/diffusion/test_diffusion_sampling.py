@@ -69,6 +69,24 @@ def test_a_fraction_of_the_random_steps_is_recorded(
     torch.testing.assert_close(first.after, chain.after[first.index])
 
 
+@pytest.mark.parametrize("name", ["sd", "sdxl", "drawing"])
+def test_the_flow_of_a_noise_model_draws_ddims_pictures_and_scores_its_own(
+    name: str, open_family: Callable[..., Any], prompts: list[Row]
+) -> None:
+    size = {} if name == "drawing" else {"height": 16, "width": 16}
+    ddim, flow = open_family(name, **size), open_family(name, sampler="sde", **size)
+    want, got = (
+        one.adapter.sample(one.model, prompts, 1, generator(3), temperature=0.0) for one in (ddim, flow)
+    )
+    for one, other in zip(want.rows, got.rows, strict=True):
+        gap = np.abs(np.asarray(one.completion, dtype=float) - np.asarray(other.completion, dtype=float))
+        assert gap.max() <= 1
+    drawn = flow.adapter.sample(flow.model, prompts, 2, generator(3))
+    scored = flow.adapter.logp(flow.model, flow.adapter.collate(drawn.rows))
+    assert drawn.logp.shape == (6, 3)
+    torch.testing.assert_close(scored.values, drawn.logp, atol=1e-5, rtol=1e-5)
+
+
 def test_temperature_zero_repeats_and_scores_its_path(
     open_family: Callable[..., Any], prompts: list[Row]
 ) -> None:
@@ -184,9 +202,9 @@ def test_unknown_and_unfitting_settings_are_named(folders: Callable[[str], Any])
         adapter.configure({"guidance": 2.0})
     with pytest.raises(UserError, match="train_fraction"):
         adapter.configure({"train_fraction": 0.0})
-    adapter.configure({"sampler": "sde"})
-    with pytest.raises(UserError, match="sampler: sde does not fit"):
-        adapter.load(str(folders("sd")))
+    adapter.configure({"sampler": "ddim"})
+    with pytest.raises(UserError, match="matches flows, which have no DDIM step"):
+        adapter.load(str(folders("sd3")))
     adapter.configure({"height": 15})
     adapter.load(str(folders("sd")))
     with pytest.raises(UserError, match="multiples of 2"):

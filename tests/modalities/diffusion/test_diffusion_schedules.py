@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mmalign.errors import UserError
+from mmalign.modalities.diffusion.flow_schedules import ConvertedFlow, FlowSchedule
 from mmalign.modalities.diffusion.options import DiffusionOptions
-from mmalign.modalities.diffusion.schedules import DDIMSchedule, FlowSchedule
+from mmalign.modalities.diffusion.schedules import DDIMSchedule
 from mmalign.modalities.diffusion.steps import gaussian_entropy, gaussian_logp
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -107,6 +108,23 @@ def test_the_sde_has_the_marginals_of_the_ode(a: float) -> None:
         assert (float(std[0]) > 0) == (a > 0 and place < 499)
     assert abs(mean - m) < 1e-4
     assert abs(variance - c**2) < 0.002
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_a_noise_model_seen_as_a_flow_takes_ddims_deterministic_steps(kind: str) -> None:
+    """One step of either from one state, in the coordinates of the noise schedule."""
+    schedule = DDIMSchedule(
+        df.DDIMScheduler(prediction_type=kind, clip_sample=False, timestep_spacing="trailing").config
+    )
+    flow, index, (x, out) = ConvertedFlow(schedule), torch.tensor([0, 4, 7]), inputs()
+    own, grid = schedule.grid(8, 0), flow.grid(8, 0)
+    want, _ = schedule.step(x, out, own, index, DiffusionOptions(eta=0.0), 1.0)
+    size = ((1 - grid.level) ** 2 + grid.level**2).sqrt()[index].reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(flow.network_input(x * size, grid.level[index]), x)
+    got, std = flow.step(x * size, out, grid, index, DiffusionOptions(sampler="ode"), 1.0)
+    after = ((1 - grid.level_next) ** 2 + grid.level_next**2).sqrt()[index].reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(got / after, want, atol=2e-4, rtol=1e-4)  # epsilon over a signal of 6e-3
+    assert not std.any() and not float(flow.noise_level(grid, DiffusionOptions(sampler="sde"), 1.0)[-1])
 
 
 def test_density_and_entropy_are_torchs() -> None:
