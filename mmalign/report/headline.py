@@ -30,7 +30,7 @@ VERDICTS = {
     "better": "\u25b2 better",
     "worse": "\u25bc worse",
     "changed": "\u25c6 changed",
-    "same": "\u2013 no clear change",
+    "same": "\u2013 unclear",
 }
 """Signs and words, so that nothing rests on colour."""
 
