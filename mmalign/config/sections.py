@@ -128,8 +128,9 @@ class FeedbackConfig(Section):
 class RankingConfig(Section):
     """Compared answers: where they come from and the model of them (docs/rewards/preference.md)."""
 
-    pairs: Literal["feedback", "data"] = "feedback"
-    """Labelled answers of stage ``feedback``, or rows with ``chosen``/``rejected`` or ``answers``/``scores``."""
+    pairs: Literal["feedback", "data", "judge"] = "feedback"
+    """Labelled answers of stage ``feedback``; rows with ``chosen``/``rejected`` or ``answers``/``scores``; or two fresh
+    answers of the start policy to each of ``feedback.n_prompts`` prompts, between which ``feedback.judge`` chooses."""
     rank_by: Literal["labels", "errors_first"] = "labels"
     """Rank labelled answers by right less wrong labels, or by fewest wrong segments, then most right labels."""
     n_train: PositiveCount | None = None
@@ -249,6 +250,8 @@ class RewardConfig(Section):
     """Rewards of one step are clipped to plus or minus this; 0 for no clip."""
     model_weight: Float = 1.0
     """Weight of the score of ``preference`` and ``factual``, in standard deviations of the start's answers."""
+    also: dict[str, Float] = Field(default_factory=dict)
+    """Plain rewards paid beside ``name``, with their weights: ``{tunes: 1.0}``; they have their default options."""
     uncertainty: NonNegative = 0.0
     """How many standard deviations between the members of an ensemble are taken off the score."""
     length_coef: Float = 0.0

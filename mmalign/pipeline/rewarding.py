@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mmalign import registry
 from mmalign.errors import UserError, nearest
 from mmalign.pipeline.judging import build_judge
 from mmalign.protocols import RewardRecipe, RewardTrainer
+from mmalign.types import StepReward
 
 if TYPE_CHECKING:
     from mmalign.config.schema import RewardConfig
     from mmalign.pipeline.context import RunContext
-    from mmalign.types import Rollout, StepReward
+    from mmalign.types import Rollout
 
 __all__ = ["build_reward", "reward_model_folder"]
 
@@ -27,6 +30,21 @@ def build_reward(ctx: RunContext, cfg: RewardConfig) -> Callable[[Rollout], Step
     assembles the reward, or a plain :class:`~mmalign.protocols.Reward` class, made with
     ``reward.options``; a third party's needs no change here.
     """
+    main = _main_reward(ctx, cfg)
+    if not cfg.also:
+        return main
+    terms = {cfg.name: (main, 1.0)}
+    for name, weight in cfg.also.items():
+        plain: Any = registry.load("rewards", name)()
+        if name == cfg.name or isinstance(plain, RewardRecipe):
+            raise UserError(
+                f"reward.also: {name} must be a plain reward other than reward.name; add one of those"
+            )
+        terms[name] = (plain, weight)
+    return _Beside(terms)
+
+
+def _main_reward(ctx: RunContext, cfg: RewardConfig) -> Callable[[Rollout], StepReward]:
     entry: Any = registry.load("rewards", cfg.name)
     made = _made(cfg, entry)
     if not isinstance(made, RewardRecipe):
@@ -43,6 +61,35 @@ def build_reward(ctx: RunContext, cfg: RewardConfig) -> Callable[[Rollout], Step
         folder, device = reward_model_folder(ctx), str(ctx.accelerator.device)
         model = made.load(ctx.adapter, folder, device=device, dtype=ctx.cfg.model.torch_dtype)
     return made.reward(cfg, model=model, judge=judge, extractor=extractor, baseline=baseline)
+
+
+class _Beside:
+    """The weighted sum of rewards; each one's parts carry its name."""
+
+    def __init__(self, terms: Mapping[str, tuple[Callable[[Rollout], StepReward], float]]) -> None:
+        self._terms = terms
+
+    def __call__(self, rollout: Rollout) -> StepReward:
+        total = torch.zeros_like(rollout.logp)
+        parts: dict[str, Any] = {}
+        notes: dict[str, Any] = {}
+        for name, (reward, weight) in self._terms.items():
+            made = reward(rollout)
+            total = total + weight * made.per_step
+            for part, values in (made.parts or {"": made.per_step}).items():
+                parts[f"{name}/{part}" if part not in ("", name) else name] = weight * values
+            notes.update(made.notes)
+        return StepReward(total, parts, notes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every reward that has one."""
+        kept = {name: getattr(reward, "state_dict", None) for name, (reward, _) in self._terms.items()}
+        return {name: state() for name, state in kept.items() if state is not None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        for name, own in state.items():
+            self._terms[name][0].load_state_dict(own)  # type: ignore[attr-defined]
 
 
 def _made(cfg: RewardConfig, entry: Any) -> Any:

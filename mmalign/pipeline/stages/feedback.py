@@ -63,9 +63,12 @@ def feedback_file(ctx: RunContext, part: str) -> Path:
     return ctx.home(NAME) / "feedback" / f"{part}.jsonl"
 
 
-def sample_answers(ctx: RunContext, model: Any, prompts: Sequence[Row], part: str) -> list[Row]:
-    """Draw ``n_samples`` answers per prompt; the draw of a chunk depends on the seed and its place only."""
+def sample_answers(
+    ctx: RunContext, model: Any, prompts: Sequence[Row], part: str, n: int | None = None
+) -> list[Row]:
+    """Draw ``n`` (``n_samples``) answers per prompt; the draw of a chunk depends on the seed and its place only."""
     cfg = ctx.cfg.feedback
+    n = cfg.n_samples if n is None else n
     if not isinstance(ctx.adapter, Samples):
         raise UserError(
             f"stage feedback: modality {ctx.adapter.name!r} cannot sample; give labelled rows instead"
@@ -78,12 +81,12 @@ def sample_answers(ctx: RunContext, model: Any, prompts: Sequence[Row], part: st
             rollout = ctx.adapter.sample(
                 model,
                 chunk,
-                cfg.n_samples,
+                n,
                 generator(ctx.cfg.seed, NAME, part, start),
                 temperature=cfg.temperature,
                 max_steps=cfg.max_new_tokens,
             )
             for place, row in enumerate(rollout.rows):
-                answers.append(replace(row, id=f"{row.id}#{place % cfg.n_samples}"))
+                answers.append(replace(row, id=f"{row.id}#{place % n}"))
             on_step(min(start + size, len(prompts)), {})
     return answers

@@ -16,6 +16,7 @@ from mmalign.engine.optim import make_optimizer
 from mmalign.engine.step import Loss
 from mmalign.errors import UserError
 from mmalign.feedback.collect import read_feedback
+from mmalign.pipeline.comparing import compared_rows
 from mmalign.pipeline.stages.feedback import PARTS, feedback_file
 from mmalign.pipeline.training import guard_media, offline_trainer, run_training
 from mmalign.protocols import ComparesAnswers, RewardTrainer
@@ -93,6 +94,8 @@ def _items(ctx: RunContext, recipe: Any, part: str) -> list[Any]:
     rows: Sequence[Row]
     if cfg.ranking.pairs == "feedback":
         rows = labelled_rows(ctx, part)
+    elif cfg.ranking.pairs == "judge":
+        rows = compared_rows(ctx, part)
     elif part == "train":
         rows = ctx.training_rows("preference", cfg.ranking.n_train)
     else:
