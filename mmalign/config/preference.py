@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from mmalign.config.fields import Count, Float, NonNegative, Positive, PositiveCount, Section, Share
+from mmalign.config.fields import Bool, Count, Float, NonNegative, Positive, PositiveCount, Section, Share
 
 __all__ = ["DPOConfig", "KTOConfig", "PairsConfig"]
 
@@ -39,6 +39,8 @@ class PairsConfig(Section):
     """``chosen`` and ``rejected`` of the rows, or the best and worst labelled answers of stage ``feedback``."""
     n_pairs: PositiveCount | None = None
     """Use at most so many pairs; null uses all."""
+    shuffle_labels: Bool = False
+    """Control arm: which answer of a training pair is the better one is drawn at random."""
     n_heldout: PositiveCount = 64
     """Validation pairs on which the margin is measured before and after."""
     save_steps: PositiveCount = 50

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from mmalign.data.lazy import Mapped
 from mmalign.errors import UserError
+from mmalign.rng import derive_seed
 from mmalign.types import Row
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "pairs_from_feedback",
     "pairs_from_rows",
     "sides_of",
+    "with_random_labels",
 ]
 
 
@@ -69,6 +71,17 @@ def pairs_from_rows(rows: Iterable[Row]) -> list[Pair]:
 def lazy_pairs(rows: Sequence[Row]) -> Sequence[Pair]:
     """:func:`pair_of` every row, each made when it is asked for."""
     return Mapped(rows, pair_of)
+
+
+def with_random_labels(pairs: Sequence[Pair], seed: int) -> Sequence[Pair]:
+    """The control of every preference method: about half of the pairs turned round, which ones by the seed alone."""
+
+    def turned(place: int) -> Pair:
+        pair = pairs[place]
+        coin = derive_seed(seed, "random labels", place) % 2
+        return Pair(pair.rejected, pair.chosen) if coin else pair
+
+    return Mapped(range(len(pairs)), turned)
 
 
 def sides_of(pairs: Sequence[Pair]) -> Sequence[Row]:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmalign.config.load import load_config
-from mmalign.data.pairs import Pair, labelled_answers, pair_of, pairs_from_feedback
+from mmalign.data.pairs import Pair, labelled_answers, pair_of, pairs_from_feedback, with_random_labels
 from mmalign.engine.pairs import pair_objective
 from mmalign.engine.reference import Reference, cached_reference
 from mmalign.errors import UserError
@@ -182,3 +182,17 @@ def test_every_row_of_a_file_is_used(tmp_path: Path) -> None:
     ctx = open_run(cfg)
     assert len(ctx.training_rows("preference")) == 9
     assert len(ctx.training_rows("preference", 5)) == 5
+
+
+def test_random_labels_turn_half_of_the_pairs_and_teach_nothing(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", "[dpo]", *DPO, "--dpo.shuffle_labels", "true")
+    quality = json.loads((folder / "stages/dpo/quality.json").read_text())
+    assert quality["ci"][0] < 0.5, "held-out pairs keep their labels"
+    pairs = [pair_of(row) for row in toy_rows(400)]
+    turned = with_random_labels(pairs, 3)
+    swapped = [new.chosen is old.rejected for new, old in zip(turned, pairs, strict=True)]
+    assert 150 < sum(swapped) < 250
+    assert all(new.chosen is old.chosen for new, old, s in zip(turned, pairs, swapped, strict=True) if not s)
+    assert [pair.chosen for pair in turned] == [pair.chosen for pair in with_random_labels(pairs, 3)]
+    with pytest.raises(UserError, match="single answers"):
+        run(tmp_path / "kto", "[kto]", "--kto.shuffle_labels", "true")

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmalign.data.lazy import Joined, Mapped
-from mmalign.data.pairs import Pair, labelled_answers, lazy_pairs, pairs_from_feedback, sides_of
+from mmalign.data.pairs import (
+    Pair,
+    labelled_answers,
+    lazy_pairs,
+    pairs_from_feedback,
+    sides_of,
+    with_random_labels,
+)
 from mmalign.engine.atomic import write_json
 from mmalign.engine.freeze import count_parameters, freeze
 from mmalign.engine.loop import LoopState
@@ -106,7 +113,8 @@ def preference_pairs(ctx: RunContext, cfg: PairsConfig, part: str) -> Sequence[P
         pairs: Sequence[Pair] = pairs_from_feedback(labelled_rows(ctx, part))
     else:
         pairs = lazy_pairs(_rows(ctx, cfg, part))
-    return pairs[: cfg.n_pairs if part == "train" else cfg.n_heldout]
+    pairs = pairs[: cfg.n_pairs if part == "train" else cfg.n_heldout]
+    return with_random_labels(pairs, ctx.cfg.seed) if cfg.shuffle_labels and part == "train" else pairs
 
 
 def _rows(ctx: RunContext, cfg: PairsConfig, part: str) -> Sequence[Row]:
@@ -119,6 +127,10 @@ def _judged(ctx: RunContext, cfg: PairsConfig) -> Sequence[tuple[Row, bool]]:
     if cfg.pairs == "feedback":
         pairs = preference_pairs(ctx, cfg, "train")
         return [item for pair in pairs for item in ((pair.chosen, True), (pair.rejected, False))]
+    if cfg.shuffle_labels:
+        raise UserError(
+            "kto.shuffle_labels: turns pairs round, and these rows hold single answers; use pairs: feedback"
+        )
     return labelled_answers(_rows(ctx, cfg, "train"))
 
 
