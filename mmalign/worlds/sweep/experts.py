@@ -21,7 +21,7 @@ from mmalign.worlds.sweep.layout import (
     Layout,
     Start,
 )
-from mmalign.worlds.sweep.physics import REACH, TOUCH, States, placed, potential
+from mmalign.worlds.sweep.physics import TOUCH, States, placed, potential
 from mmalign.worlds.sweep.recorder import Recorder
 
 __all__ = ["PERFECT", "Skill", "act", "play"]
@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 _CONTACT = BLOCK_RADIUS + PUSHER_RADIUS
 _GAP = 0.02
 _ALIGNED = 0.03
+_ARRIVED = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +84,24 @@ def play(
 
 
 def act(table: Layout, states: States, k: int, error: Floats | None = None) -> Floats:
-    """The expert's action ``[3]`` in episode ``k``; ``error`` ``[2]`` shifts where it believes the blocks to be."""
-    pusher, held = states.pusher[k], int(states.held[k])
+    """The expert's action ``[3]`` in episode ``k``; ``error`` ``[2]`` shifts where it believes the blocks to be.
+
+    It travels raised to where it wants to begin, stands still to lower (or close), and then pushes (or carries) until
+    the block is in place or slips away.
+    """
+    pusher, held, down = states.pusher[k], int(states.held[k]), bool(states.down[k])
     blocks = states.blocks[k] + (0.0 if error is None else error)
-    task = TASKS[int(table.task[k])]
+    task, half = TASKS[int(table.task[k])], float(table.half[k])
     todo = [int(i) for i in np.flatnonzero(table.marked[k] & ~placed(table, states)[k])]
     if not todo:
         return np.array([0.0, 0.0, -1.0])
     if table.grips[k]:
-        return _carry(
-            pusher, blocks, held, todo, _destination(task, table.goal[k], blocks, held), bool(states.down[k])
-        )
+        there = _destination(task, table.goal[k], blocks, held)
+        return _carry(pusher, blocks, held, todo, there, down)
     if task in ("sweep", "avoid"):
         hazard = table.hazard[k] if task == "avoid" else None
-        return _sweep(pusher, blocks, todo, float(table.half[k]), hazard)
-    return _shove(pusher, blocks[0], _destination(task, table.goal[k], blocks, 0), float(table.half[k]))
+        return _sweep(pusher, blocks, todo, half, hazard, down)
+    return _shove(pusher, blocks[0], _destination(task, table.goal[k], blocks, 0), half, down)
 
 
 def _destination(task: str, goal: Floats, blocks: Floats, moved: int) -> Floats:
@@ -109,30 +113,43 @@ def _destination(task: str, goal: Floats, blocks: Floats, moved: int) -> Floats:
     return np.array([column, ZONE + BLOCK_RADIUS + 0.06])
 
 
-def _towards(here: Floats, there: Floats, down: bool) -> Floats:
-    step = np.clip((there - here) / SPEED, -1.0, 1.0)
-    return np.array([step[0], step[1], 1.0 if down else -1.0])
+def _to(pusher: Floats, there: Floats) -> Floats:
+    """Travel raised; stand still and lower on arrival."""
+    gap = there - pusher
+    if max(abs(gap[0]), abs(gap[1])) <= _ARRIVED:
+        return np.array([0.0, 0.0, 1.0])
+    step = np.clip(gap / SPEED, -1.0, 1.0)
+    return np.array([step[0], step[1], -1.0])
 
 
 def _carry(
-    pusher: Floats, blocks: Floats, held: int, todo: Sequence[int], there: Floats, closed: bool
+    pusher: Floats, blocks: Floats, held: int, todo: Sequence[int], there: Floats, down: bool
 ) -> Floats:
     """Close on the nearest block that is not in place, carry it there and open."""
     if held >= 0:
-        return _towards(pusher, there + (pusher - blocks[held]), down=held in todo)
+        step = np.clip((there - blocks[held]) / SPEED, -1.0, 1.0)
+        return np.array([step[0], step[1], 1.0 if held in todo else -1.0])
+    if down:
+        return np.array([0.0, 0.0, -1.0])
     near = min(todo, key=lambda i: float(np.hypot(*(blocks[i] - pusher))))
-    reached = float(np.hypot(*(blocks[near] - pusher))) < 0.5 * REACH
-    return _towards(pusher, blocks[near], down=reached and not closed)
+    return _to(pusher, blocks[near])
 
 
-def _sweep(pusher: Floats, blocks: Floats, todo: Sequence[int], half: float, hazard: Floats | None) -> Floats:
+def _sweep(
+    pusher: Floats, blocks: Floats, todo: Sequence[int], half: float, hazard: Floats | None, down: bool
+) -> Floats:
     """Get below as many blocks as the stick covers and push them straight up."""
+    if down:
+        ahead = [
+            i
+            for i in todo
+            if abs(blocks[i, 0] - pusher[0]) <= half + PUSHER_RADIUS and blocks[i, 1] > pusher[1]
+        ]
+        return np.array([0.0, 1.0, 1.0]) if ahead else np.array([0.0, 0.0, -1.0])
     x = _column(pusher, blocks, todo, half, hazard)
     covered = [i for i in todo if abs(blocks[i, 0] - x) <= half + 0.5 * PUSHER_RADIUS]
     below = min(float(blocks[i, 1]) for i in covered or todo) - _CONTACT
-    if abs(pusher[0] - x) <= _ALIGNED + 0.02 and pusher[1] <= below + _GAP:
-        return np.array([float(np.clip((x - pusher[0]) / SPEED, -1.0, 1.0)), 1.0, 1.0])
-    return _towards(pusher, np.array([x, below - 2 * _GAP]), down=False)
+    return _to(pusher, np.array([x, below - _ARRIVED]))
 
 
 def _column(pusher: Floats, blocks: Floats, todo: Sequence[int], half: float, hazard: Floats | None) -> float:
@@ -153,21 +170,22 @@ def _column(pusher: Floats, blocks: Floats, todo: Sequence[int], half: float, ha
     return best
 
 
-def _shove(pusher: Floats, block: Floats, there: Floats, half: float) -> Floats:
+def _shove(pusher: Floats, block: Floats, there: Floats, half: float, down: bool) -> Floats:
     """Push one block sideways with the stick's end until the column is right, then with its face."""
-    gap = there - block
-    touching = abs(gap[1]) < 0.5 * TOUCH
-    if abs(gap[0]) > _ALIGNED and (abs(gap[0]) > 0.05 or touching):
+    gap, away = there - block, block - pusher
+    if down:
+        beside = abs(away[1]) < 0.5 * _CONTACT
+        along = 0 if beside else 1
+        limit = half + _CONTACT if beside else _CONTACT
+        slipped = abs(away[along]) > limit + 2 * _ARRIVED or away[along] * gap[along] <= 0.0
+        slipped = slipped or (not beside and abs(away[0]) > half + PUSHER_RADIUS)
+        if slipped or (beside and abs(gap[0]) <= _ALIGNED):
+            return np.array([0.0, 0.0, -1.0])
+        aim = np.array([gap[0], away[1]]) if beside else np.array([away[0], gap[1]])
+        step = np.clip(aim / SPEED, -1.0, 1.0)
+        return np.array([step[0], step[1], 1.0])
+    if abs(gap[0]) > 2 * _ALIGNED or (abs(gap[0]) > _ALIGNED and abs(gap[1]) < TOUCH):
         side = 1.0 if gap[0] > 0 else -1.0
-        behind = np.array([block[0] - side * (half + _CONTACT), block[1]])
-        ready = abs(pusher[1] - behind[1]) <= _ALIGNED and -2 * _GAP <= side * (behind[0] - pusher[0]) + _GAP
-        if ready and side * (behind[0] - pusher[0]) <= 3 * _GAP:
-            move = np.clip(np.array([gap[0], block[1] - pusher[1]]) / SPEED, -1.0, 1.0)
-            return np.array([move[0], move[1], 1.0])
-        return _towards(pusher, behind - np.array([side * _GAP, 0.0]), down=False)
+        return _to(pusher, np.array([block[0] - side * (half + _CONTACT + _ARRIVED), block[1]]))
     side = 1.0 if gap[1] > 0 else -1.0
-    behind = np.array([block[0], block[1] - side * _CONTACT])
-    if abs(pusher[0] - behind[0]) <= _ALIGNED and abs(pusher[1] - behind[1]) <= 3 * _GAP:
-        move = np.clip(np.array([block[0] - pusher[0], gap[1]]) / SPEED, -1.0, 1.0)
-        return np.array([move[0], move[1], 1.0])
-    return _towards(pusher, behind - np.array([0.0, side * _GAP]), down=False)
+    return _to(pusher, np.array([block[0], block[1] - side * (_CONTACT + _ARRIVED)]))
