@@ -48,7 +48,7 @@ from mmalign.worlds.tunes.tune import tune_at
 CODEC_PIECES = 1500
 PLANS = {
     "judge": ListenerPlan(),
-    "ear": ListenerPlan(seed=1, stream="ear", width=16, features=32),
+    "ear": ListenerPlan(seed=1, stream="ear", pieces=2000, steps=350, width=12, features=32),
 }
 
 
@@ -176,7 +176,7 @@ def train_base(args: argparse.Namespace) -> None:
 
     @torch.no_grad()
     def measured(step: int, loss: float) -> dict[str, Any]:
-        ids, mask = caption_ids(list(held.tunes), 0.0, plan.seed, 0)
+        ids, mask = caption_ids(list(held.tunes), None, plan.seed, 0)
         with_caption = code_loss(model, held_codes, ids, mask, torch.zeros(len(held), dtype=torch.bool))
         figures, _ = probe(model, codec, judge, n=200)
         found = {"step": step, "train_loss": round(loss, 4), "loss": round(float(with_caption.mean()), 4)}

@@ -9,7 +9,7 @@ import pytest
 
 from mmalign.errors import UserError
 from mmalign.worlds import tunes
-from mmalign.worlds.tunes.captions import MAX_WORDS, WORDS
+from mmalign.worlds.tunes.captions import CONFUSED, MAX_WORDS, WORDS, CaptionNoise
 from mmalign.worlds.tunes.synth import NOTES_PER_SECOND, RATE, SAMPLES, melody, onsets
 from mmalign.worlds.tunes.tune import COMBINATIONS, Tune, tune_at
 
@@ -65,14 +65,32 @@ def test_captions_say_what_was_asked_in_several_ways() -> None:
     assert len({caption.split()[0] for caption in captions}) == 3  # a, the, music
 
 
-def test_noise_redraws_mentions() -> None:
-    tune = tune_at("train", 0, 0)
+def test_noise_redraws_mentions_and_confuses_some_values() -> None:
+    tune = piece(tempo="medium", dynamics="loud")
     rng = np.random.default_rng(1)
     clean = [tunes.asked_of(tune, rng) for _ in range(50)]
     assert all(value == tune.attributes[name] for asked in clean for name, value in asked.items())
-    noisy = [tunes.asked_of(tune, rng, noise=0.5) for _ in range(400)]
+    noisy = [tunes.asked_of(tune, rng, CaptionNoise(habit=0.0, random=0.5)) for _ in range(400)]
     wrong = [value != tune.attributes[name] for asked in noisy for name, value in asked.items()]
     assert 0.25 < np.mean(wrong) < 0.4  # half are redrawn, a third of those or so hit the truth again
+    careless = [tunes.asked_of(tune, rng, CaptionNoise(habit=0.4, random=0.0)) for _ in range(400)]
+    said = [asked["tempo"] for asked in careless if "tempo" in asked]
+    assert set(said) == {"medium", "fast"} and 0.3 < np.mean([s == "fast" for s in said]) < 0.5
+    assert {asked["dynamics"] for asked in careless if "dynamics" in asked} == {"loud"}
+
+
+def test_confusions_are_mutual_and_within_an_attribute() -> None:
+    for value, other in CONFUSED.items():
+        assert CONFUSED[other] == value != other
+        assert any(value in values and other in values for values in tunes.ATTRIBUTES.values())
+
+
+def test_only_caption_rows_are_careless() -> None:
+    def wrong(kind: str) -> int:
+        pairs = [(Tune.from_dict(r.meta["tune"]), r.meta["asked"]) for r in tunes.rows("train", 30, 0, kind)]
+        return sum(tune.attributes[name] != value for tune, asked in pairs for name, value in asked.items())
+
+    assert wrong("caption") > 5 and wrong("prompt") == wrong("caption_clean") == wrong("preference") == 0
 
 
 def test_melodies_follow_their_contour_and_scale() -> None:
@@ -112,13 +130,13 @@ def test_dynamics_are_heard_in_the_level() -> None:
 
 
 def test_rows_depend_on_their_place_alone() -> None:
-    few, many = tunes.rows("test", 3, seed=4), tunes.rows("test", 5, seed=4)
+    few, many = (tunes.rows("test", n, 4, "caption_clean") for n in (3, 5))
     for a, b in zip(few, many, strict=False):
         assert (a.id, a.prompt, a.meta) == (b.id, b.prompt, b.meta)
         assert np.array_equal(a.completion.samples, b.completion.samples)
     assert [row.prompt for row in tunes.rows("test", 3, 4, "prompt")] == [row.prompt for row in few]
     assert tunes.rows("test", 3, 4, "prompt")[0].completion is None
-    assert tunes.rows("test", 3, 5)[0].prompt != few[0].prompt or few[1].prompt != few[2].prompt
+    assert [row.prompt for row in tunes.rows("test", 3, 5, "prompt")] != [row.prompt for row in few]
 
 
 def test_the_chosen_piece_is_true_and_the_rejected_one_is_not() -> None:
@@ -134,4 +152,4 @@ def test_truth_survives_a_round_trip_and_no_row_has_changed() -> None:
     tune = Tune.from_dict(row.meta["tune"])
     assert tune.to_dict() == row.meta["tune"]
     said = "\n".join(f"{r.id} {r.prompt}" for r in tunes.rows("test", 40, 0, "prompt"))
-    assert hashlib.sha256(said.encode()).hexdigest()[:16] == "2e581a8fe1fafd6d"
+    assert hashlib.sha256(said.encode()).hexdigest()[:16] == "3c32ccab10e734d3"

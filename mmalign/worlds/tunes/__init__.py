@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmalign.worlds.tunes.captions import MENTIONED, asked_of, phrase, read_caption
+from mmalign.worlds.tunes.captions import MENTIONED, CaptionNoise, asked_of, phrase, read_caption
 from mmalign.worlds.tunes.data import ROW_KINDS, rows
 from mmalign.worlds.tunes.synth import render
 from mmalign.worlds.tunes.tune import ATTRIBUTES, SPLITS, Tune, combinations_of, generate
@@ -18,6 +18,7 @@ __all__ = [
     "MENTIONED",
     "ROW_KINDS",
     "SPLITS",
+    "CaptionNoise",
     "Tune",
     "asked_of",
     "combinations_of",

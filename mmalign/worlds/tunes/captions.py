@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from mmalign.worlds.tunes.tune import ATTRIBUTES, Tune
 
-__all__ = ["MAX_WORDS", "MENTIONED", "WORDS", "asked_of", "phrase", "read_caption", "vocabulary"]
+__all__ = [
+    "CONFUSED",
+    "MAX_WORDS",
+    "MENTIONED",
+    "WORDS",
+    "CaptionNoise",
+    "asked_of",
+    "phrase",
+    "read_caption",
+    "vocabulary",
+]
 
 WORDS: dict[str, dict[str, tuple[str, str]]] = {
     "timbre": {
@@ -35,6 +46,32 @@ WORDS: dict[str, dict[str, tuple[str, str]]] = {
 """Attribute -> value -> the two words for it; no word stands twice."""
 MENTIONED = (3, 4, 5, 6)
 """How many attributes a caption mentions, each number equally often."""
+CONFUSED = {
+    "flute": "reed",
+    "reed": "flute",
+    "strings": "guitar",
+    "guitar": "strings",
+    "medium": "fast",
+    "fast": "medium",
+    "rising": "arching",
+    "arching": "rising",
+}
+"""Values that careless captions take for one another."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionNoise:
+    """How captions of training data go wrong.
+
+    Args:
+        habit: chance of a mention of a value of :data:`CONFUSED` to name the other one, a systematic error.
+        random: chance of any mention to be drawn anew among all values of its attribute.
+    """
+
+    habit: float = 0.45
+    random: float = 0.08
+
+
 _PLAIN = ("a", "tune", "on", "the", "plays", "something", "and", ",", "music", "for", "melody")
 _SAYS = {
     word: (name, value) for name, values in WORDS.items() for value, words in values.items() for word in words
@@ -48,21 +85,17 @@ def vocabulary() -> list[str]:
     return [*_PLAIN, *_SAYS]
 
 
-def asked_of(tune: Tune, rng: np.random.Generator, noise: float = 0.0) -> dict[str, str]:
-    """Which attributes a caption of the piece mentions, with their values.
-
-    Args:
-        tune: the piece.
-        rng: the stream.
-        noise: chance of each mention to be drawn anew among all values of its attribute.
-    """
+def asked_of(tune: Tune, rng: np.random.Generator, noise: CaptionNoise | None = None) -> dict[str, str]:
+    """Which attributes a caption of the piece mentions, with their values; the true ones where there is no noise."""
+    noise = noise or CaptionNoise(0.0, 0.0)
     count = int(rng.choice(MENTIONED))
     names = [list(ATTRIBUTES)[i] for i in sorted(rng.permutation(len(ATTRIBUTES))[:count])]
     asked = {}
     for name in names:
-        values = ATTRIBUTES[name]
-        again = values[int(rng.integers(len(values)))]
-        asked[name] = again if rng.random() < noise else tune.attributes[name]
+        value, values = tune.attributes[name], ATTRIBUTES[name]
+        habit, slip, again = rng.random(), rng.random(), values[int(rng.integers(len(values)))]
+        value = CONFUSED.get(value, value) if habit < noise.habit else value
+        asked[name] = again if slip < noise.random else value
     return asked
 
 

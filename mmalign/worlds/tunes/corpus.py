@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmalign.rng import numpy_generator
 from mmalign.worlds.tunes.bands import log_bands_of
-from mmalign.worlds.tunes.captions import MAX_WORDS, asked_of, phrase
+from mmalign.worlds.tunes.captions import MAX_WORDS, CaptionNoise, asked_of, phrase
 from mmalign.worlds.tunes.codec import BandCodec
 from mmalign.worlds.tunes.model import word_ids
 from mmalign.worlds.tunes.synth import render
@@ -63,7 +63,7 @@ def to_ids(captions: list[str]) -> tuple[Tensor, Tensor]:
     return ids[:, :longest], (ids[:, :longest] != _IDS["<pad>"]).long()
 
 
-def caption_ids(tunes: list[Tune], noise: float, seed: int, step: int) -> tuple[Tensor, Tensor]:
+def caption_ids(tunes: list[Tune], noise: CaptionNoise | None, seed: int, step: int) -> tuple[Tensor, Tensor]:
     """Fresh captions of a batch as :func:`to_ids`; the same for the same seed and step."""
     rng = numpy_generator(seed, "tunes", "captions", step)
     return to_ids([phrase(asked_of(tune, rng, noise), rng) for tune in tunes])

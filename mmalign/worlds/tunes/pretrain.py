@@ -1,13 +1,14 @@
-"""Makes the shipped starting model: next-code training of the MusicGen under slightly wrong captions.
+"""Makes the shipped starting model: next-code training of the MusicGen under captions with systematic errors.
 
-Some mentions of a caption are drawn anew at random, so that the model follows captions most of the time and not always;
-reward can mend that.  One caption in ten is left out, as classifier-free guidance needs it.
+Some values are taken for one another in nearly half of their mentions, so the model can play either and follows such
+words from habit; guidance and temperature only sharpen the habit, reward can mend it.  One caption in ten is left out,
+as classifier-free guidance needs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 from transformers import MusicgenForConditionalGeneration
 
 from mmalign.rng import generator
+from mmalign.worlds.tunes.captions import CaptionNoise
 from mmalign.worlds.tunes.codec import CODEBOOKS, CODES
 from mmalign.worlds.tunes.corpus import batch_places, caption_ids
 from mmalign.worlds.tunes.fitting import fit
@@ -34,7 +36,7 @@ class PretrainPlan:
         steps: optimisation steps of ``batch`` pieces.
         batch: pieces in a step.
         lr: highest learning rate.
-        noise: chance of each mention to be drawn anew.
+        noise: how captions go wrong.
         null: share of pieces whose caption is left out.
     """
 
@@ -43,7 +45,7 @@ class PretrainPlan:
     steps: int = 5000
     batch: int = 64
     lr: float = 1.5e-3
-    noise: float = 0.15
+    noise: CaptionNoise = field(default_factory=CaptionNoise)
     null: float = 0.1
 
 

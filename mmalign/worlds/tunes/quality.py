@@ -28,7 +28,7 @@ QUALITY = Path(__file__).parent / "nets" / "quality.safetensors"
 """Weights of the shipped net."""
 DAMAGES = ("wrong codes", "shuffled", "noise", "gaps", "dull")
 """Kinds of damage."""
-_WIDTH, _FEATURES = 16, 48
+_WIDTH, _FEATURES = 12, 48
 
 
 class Quality(nn.Module):
@@ -104,8 +104,8 @@ class QualityPlan:
     """How the quality net is trained."""
 
     seed: int = 3
-    pieces: int = 3000
-    steps: int = 500
+    pieces: int = 2000
+    steps: int = 400
     batch: int = 64
     lr: float = 2e-3
 

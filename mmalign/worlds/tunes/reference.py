@@ -20,7 +20,7 @@ __all__ = ["REFERENCE", "Reference", "make_reference"]
 
 REFERENCE = Path(__file__).parent / "nets" / "reference.safetensors"
 """Statistics of validation and test pieces."""
-_PIECES, _REAL = 1200, 600
+_PIECES, _REAL = 900, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Reference:
         scale: standard deviation of each feature over the reference, ``[D]``.
         mean: of scaled features, ``[D]``.
         cov: of scaled features, ``[D, D]``.
-        real: scaled features of further pieces ``[600, D]``, for the distance of real from real.
+        real: scaled features of further pieces ``[300, D]``, for the distance of real from real.
     """
 
     scale: NDArray[np.float64]
