@@ -105,6 +105,10 @@ class OnlineTrainer:
         if self.constraint is not None:
             self.constraint.update(metrics["cost/mean"], step)
             metrics["lambda"] = multiplier = self.constraint.multiplier.value
+        if self.cfg.kl_budget is not None:
+            metrics["over_budget"] = float(metrics["kl"] > self.cfg.kl_budget)
+            if metrics["over_budget"]:
+                return metrics
         experience = make_experience(scored, self.cfg, self.kl.value, self.accelerator, multiplier)
         metrics |= self._update(experience, step)
         if self.cfg.kl_target is not None:

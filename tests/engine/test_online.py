@@ -114,6 +114,22 @@ def test_early_stop_on_kl() -> None:
     assert trainer.step(1)["stopped_early"] == 1.0
 
 
+def test_no_update_beyond_the_budget() -> None:
+    """The policy moves until its answers are farther from the reference than the budget, and then stands still."""
+    trainer = make_trainer(
+        ppo_settings(kl_budget=0.5, learning_rate=3e-2, advantage="rloo", num_generations=2, kl_coef=0.0)
+    )
+    records = [trainer.step(step) for step in range(1, 13)]
+    beyond = [record["over_budget"] for record in records]
+    assert beyond[0] == 0.0 and 1.0 in beyond
+    assert all((record["kl"] > 0.5) == bool(over) for record, over in zip(records, beyond, strict=True))
+    assert all(("policy_loss" in record) != bool(over) for record, over in zip(records, beyond, strict=True))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.cfg.kl_budget = 1e-9
+    assert trainer.step(13)["over_budget"] == 1.0
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
 def test_micro_batches_do_not_change_the_gradient() -> None:
     def gradient(size: int) -> torch.Tensor:
         cfg = ppo_settings(per_device_train_batch_size=size, rollout_batch_size=12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from mmalign.errors import UserError
 from mmalign.rewards.pictures.plain import Brightness
 from mmalign.rewards.pictures.tensors import as_picture
 from mmalign.rewards.shuffled import Shuffled
+from mmalign.types import Rollout, Row, StepReward
 from tests.rewards.pictures_build import pictures, rollout
 
 SHADES = [as_picture(pictures(1, 4)[0] * k / 16) for k in range(1, 17)]
@@ -24,6 +27,26 @@ def test_totals_are_permuted_and_independent_of_the_answers() -> None:
         shuffled = Shuffled("brightness", seed)(batch).per_step[:, 1]
         correlations.append(float(torch.corrcoef(torch.stack([own, shuffled]))[0, 1]))
     assert abs(sum(correlations) / 64) < 3 * (1 / 15) ** 0.5 / 64**0.5
+
+
+def test_answers_may_be_scored_for_the_next_prompt() -> None:
+    class Letters:
+        """The prompt's length times the answer's place."""
+
+        def __call__(self, batch: Rollout) -> StepReward:
+            total = torch.zeros_like(batch.logp)
+            for k, row in enumerate(batch.rows):
+                total[k, -1] = len(row.prompt) * row.completion
+            return StepReward(total, {"letters": total.clone()})
+
+    control = Shuffled("brightness", what="prompts")
+    control.inner = Letters()  # type: ignore[assignment]
+    rows = tuple(Row(f"{k}", "x" * (k // 2 + 1), completion=float(k + 1)) for k in range(6))
+    steps = torch.zeros(6, 1)
+    batch = Rollout(rows, steps, steps == 0, steps[:, 0] == 0, torch.arange(6) // 2)
+    assert control(batch).per_step[:, 0].tolist() == [2.0, 4.0, 9.0, 12.0, 5.0, 6.0]
+    with pytest.raises(UserError, match="one prompt has no other"):
+        control(replace(batch, group=torch.zeros(6, dtype=torch.long)))
 
 
 def test_a_differentiated_reward_reads_another_prompt() -> None:
@@ -48,6 +71,8 @@ def test_a_differentiated_reward_reads_another_prompt() -> None:
 def test_what_cannot_be_shuffled_is_refused() -> None:
     with pytest.raises(UserError, match="itself"):
         Shuffled("shuffled")
+    with pytest.raises(UserError, match="answers or prompts"):
+        Shuffled("brightness", what="captions")
     with pytest.raises(UserError, match="recipe"):
         Shuffled("fgaif")
     with pytest.raises(UserError, match="cannot be differentiated"):
