@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "evaluate the policies of a run"),
     "report": ("report", "write report.html from the files of a run"),
     "compare": ("compare", "compare two runs, paired by sample"),
+    "merge": ("merge", "merge trained models: soup, ties, dare, breadcrumbs, slerp, task arithmetic"),
     "claims": ("claims", "list claims or run one: a paper's statement as an experiment"),
     "bench": ("bench", "time mmalign against TRL on the same numbers: bench list, bench NAME [--quick]"),
     "data": ("data", "check a file of rows: data check FILE [--against FILE ...]"),

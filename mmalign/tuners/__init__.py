@@ -18,6 +18,7 @@ from mmalign.tuners.definition import (
     part_states,
     trainable_count,
 )
+from mmalign.tuners.hst import part as part
 from mmalign.tuners.parts import Part, register_part
 from mmalign.tuners.tuner import DeltaTuner, HookTuner, SideTuner, SiteConfig, register_tuner
 
