@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoProcessor, AutoTokenizer, MusicgenForConditionalGeneration
+from transformers.utils import logging
 
 from mmalign.errors import UserError
 from mmalign.modalities.audio.codec import Codec, HubCodec
@@ -28,10 +31,12 @@ def load_processor(source: str) -> Any:
     base = adapter_base(source)
     if base and not (Path(source) / "tokenizer_config.json").is_file():
         source = base
-    _check_kind(base or source)
+    with _hushed():
+        _check_kind(base or source)
     auto: Any = AutoProcessor if _has_processor(source) else AutoTokenizer
     try:
-        return auto.from_pretrained(source, trust_remote_code=False)
+        with _hushed():
+            return auto.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise UserError(
             f'no tokenizer of captions could be loaded from "{source}" ({first_line(error)})'
@@ -44,16 +49,17 @@ def load_model(source: str, *, device: str, dtype: str, merge: bool = True) -> n
     Raises:
         UserError: when the source is missing, of another kind or not in safetensors.
     """
-    return load_pretrained(
-        source,
-        MusicgenForConditionalGeneration,
-        _check_kind,
-        what="text-to-music model",
-        device=device,
-        dtype=dtype,
-        merge=merge,
-        check_head=_check_parts,
-    )
+    with _hushed():
+        return load_pretrained(
+            source,
+            MusicgenForConditionalGeneration,
+            _check_kind,
+            what="text-to-music model",
+            device=device,
+            dtype=dtype,
+            merge=merge,
+            check_head=_check_parts,
+        )
 
 
 def load_codec(model: nn.Module, source: str) -> Codec:
@@ -70,6 +76,17 @@ def load_codec(model: nn.Module, source: str) -> Codec:
     whole: Any = unwrap(model)
     decoder = whole.config.decoder
     return HubCodec(whole.audio_encoder, decoder.num_codebooks, decoder.audio_channels)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without the owner library's warning that MusicGen's special token lies outside its vocabulary: it always does."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _check_kind(source: str) -> None:

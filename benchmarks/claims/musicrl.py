@@ -1,0 +1,131 @@
+"""MusicRL: adherence and quality by policy gradient on audio tokens.  See docs/objectives/musicrl.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmalign.benchmarks.claims import musicrl_statements as says
+from mmalign.benchmarks.claims.musicrl_measured import measure
+from mmalign.claims.baselines import best_of_n
+from mmalign.claims.definition import Arm, Claim
+
+__all__ = ["CLAIM"]
+
+START_BEST = {"guidance": 2.0, "temperature": 0.7}
+"""The start's best decoding, chosen on validation captions (docs/objectives/musicrl.md has the table)."""
+ALIGNED_BEST = {"guidance": 2.0, "temperature": 0.7}
+"""The same of the policies that MusicRL trained."""
+
+
+def _decoded(guidance: float, temperature: float) -> dict[str, Any]:
+    return {"evaluate.options": {"guidance_scale": guidance}, "evaluate.temperatures": [temperature]}
+
+
+def _untrained(name: str, text: str, guidance: float, temperature: float) -> Arm:
+    changes = _decoded(guidance, temperature)
+    text = f"no training: {text}"
+    return Arm(name, changes, kind="baseline", stages=("evaluate",), weight=0.3, text=text)
+
+
+def _trained(
+    name: str, text: str, changes: Mapping[str, Any], stages: tuple[str, ...] = ("grpo", "evaluate")
+) -> Arm:
+    overrides = {"evaluate.include_start": False, **_decoded(**ALIGNED_BEST), **changes}
+    return Arm(name, overrides, stages=stages, job=measure("grpo"), text=text)
+
+
+_USERS = ("reward_model", "grpo", "evaluate")
+_U: dict[str, Any] = {
+    "reward.name": "preference",
+    "reward.clip": 3.0,
+    "reward.unfinished_penalty": 0.0,
+    "reward.repeat_penalty": 0.0,
+    "reward.malformed_penalty": 0.0,
+}
+_SHUFFLED = {"reward.name": "shuffled"}
+
+CLAIM = Claim(
+    name="musicrl",
+    title="MusicRL follows captions better at no loss of quality, because of the reward",
+    source="Cideron et al. (2024), arXiv:2402.04229; controls of mmalign's own",
+    arms=(
+        Arm(
+            "start",
+            _decoded(1.0, 1.0),
+            kind="start",
+            stages=("evaluate",),
+            job=measure(),
+            weight=0.3,
+            text="the start, sampled as it is",
+        ),
+        _untrained("guided", "guidance", START_BEST["guidance"], 1.0),
+        _untrained("cool", "a lower temperature", 1.0, START_BEST["temperature"]),
+        _untrained("start_best", "guidance and a lower temperature, its best setting", **START_BEST),
+        Arm(
+            "best_of_4",
+            _decoded(START_BEST["guidance"], 1.0),
+            kind="baseline",
+            stages=(),
+            job=best_of_n(4, START_BEST["temperature"]),
+            weight=0.6,
+            text="no training: the best of 4 by R, at the start's best setting",
+        ),
+        _trained("r", "R: adherence and quality", {}),
+        _trained(
+            "shuffled",
+            "control: the same rewards given to other pieces",
+            {**_SHUFFLED, "reward.options": {"reward": "tunes-r"}},
+        ),
+        _trained(
+            "captions",
+            "control: pieces rewarded for other captions",
+            {**_SHUFFLED, "reward.options": {"reward": "tunes-r", "what": "prompts"}},
+        ),
+        Arm(
+            "sft",
+            {
+                "model.options": {"guidance_scale": 1.0, "frames": 25},
+                "sft.max_steps": 160,
+                "sft.per_device_train_batch_size": 128,
+                "sft.learning_rate": 1e-3,
+                **_decoded(**START_BEST),
+            },
+            kind="baseline",
+            stages=("sft", "evaluate"),
+            text="control: supervised training on more of the base's own data, about equal compute",
+        ),
+        _trained("u", "U: the users' taste alone", _U, _USERS),
+        _trained(
+            "ru",
+            "RU: the users' taste beside R",
+            {**_U, "reward.model_weight": 0.3, "reward.also": {"tunes-r": 1.0}},
+            _USERS,
+        ),
+    ),
+    statements=says.statements(START_BEST["temperature"], ALIGNED_BEST["temperature"]),
+    recipe="musicrl-u",
+    overrides={"reward.name": "tunes-r", "guard.enabled": False},
+    quick={
+        "evaluate.n": 8,
+        "grpo.max_steps": 2,
+        "grpo.rollout_batch_size": 2,
+        "grpo.num_generations": 2,
+        "data.n_train": 16,
+        "feedback.n_prompts": 8,
+        "feedback.n_heldout": 4,
+        "reward_model.max_steps": 2,
+    },
+    equal=("seed", "modality", "model", "data", "evaluate", "guard", "grpo"),
+    seeds=3,
+    curves=("over_budget", "rewards/adherence", "rewards/quality"),
+    tables={
+        "adherence": says.ALIGNED.format(t=f"{ALIGNED_BEST['temperature']:g}", name="adherence/all"),
+        "KL nats": "measured/kl",
+        "truth T=1": "measured/truth",
+        "taste": "measured/taste",
+    },
+    recorded=Path(__file__).parent / "verdicts" / "musicrl.json",
+)
+"""The claim, found through the registry as ``musicrl``."""

@@ -1,0 +1,67 @@
+"""What the claim about MusicRL measures beside the task: every reward, the truth and the users' taste on one draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mmalign.errors import UserError
+
+if TYPE_CHECKING:
+    from mmalign.pipeline.context import RunContext
+    from mmalign.types import Rollout
+
+__all__ = ["FILE", "measure"]
+
+FILE = "measured.json"
+PROMPTS, EACH = 32, 4
+
+
+def measure(stage: str | None = None) -> Callable[[RunContext], None]:
+    """A job that draws 4 pieces to each of 32 validation captions, as in training, and writes ``measured.json``.
+
+    ``truth`` (exact adherence), ``adherence`` and ``quality`` (the parts of R before weighting), ``taste`` (the mean
+    user's, in standard deviations of real pieces) and ``kl`` (nats per piece from the start, from the same draws).
+
+    Args:
+        stage: whose policy; ``None`` for the start.
+    """
+
+    def job(ctx: RunContext) -> None:
+        from mmalign.data.jsonl import write_json
+        from mmalign.rewards.tunes import TunesAdherence, TunesQuality, TunesTruth
+        from mmalign.rng import generator
+        from mmalign.worlds.tunes.users import mean_taste
+
+        final = ctx.stage_dir(stage) / "final" if stage else None
+        if final is not None and not final.is_dir():
+            raise UserError(f"{final}: is not there, so there is no policy to measure")
+        model, rows = (
+            ctx.load_model(str(final or ctx.start_policy())),
+            ctx.rows("validation", PROMPTS, "prompt"),
+        )
+        drawn: Rollout = ctx.adapter.sample(  # type: ignore[attr-defined]
+            model,
+            rows,
+            EACH,
+            generator(ctx.cfg.seed, "claims", "measured"),
+            max_steps=ctx.cfg.evaluate.max_new_tokens,
+        )
+        rewards = {"truth": TunesTruth(), "adherence": TunesAdherence(), "quality": TunesQuality()}
+        found = {name: float(reward(drawn).per_step.sum(1).mean()) for name, reward in rewards.items()}
+        tastes = mean_taste([row.completion for row in drawn.rows])
+        found["taste"] = sum(tastes) / len(tastes)
+        found["kl"] = 0.0 if final is None else _kl(ctx, drawn)
+        write_json(ctx.run_dir / FILE, found)
+
+    return job
+
+
+def _kl(ctx: RunContext, drawn: Rollout) -> float:
+    """Mean log-ratio of policy and start over the policy's own pieces, in nats per piece."""
+    import torch
+
+    start = ctx.load_model(ctx.start_policy())
+    with torch.no_grad():
+        before = ctx.adapter.logp(start, ctx.adapter.collate(drawn.rows)).values
+    return float(((drawn.logp - before) * drawn.mask).sum(1).mean())

@@ -1,0 +1,174 @@
+"""What the claim about MusicRL says, and how each sentence is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mmalign.benchmarks.claims.pictures_statements import (
+    first_update_is_on_policy,
+    must,
+    report,
+    shown_beside,
+)
+from mmalign.claims.definition import Statement, Verdict
+from mmalign.claims.results import PerStart, Results
+from mmalign.claims.rules import all_of, at_least, no_gain, over_seeds, rises, shown, spread
+
+__all__ = ["ALIGNED", "statements"]
+
+ALIGNED = "tunes@T{t}/{name}"
+"""A metric's name at a temperature."""
+Check = Callable[[Results], Verdict]
+_FAD, _MOS = 0.1, 0.1
+"""What counts as not worse: a tenth of a MOS point, a tenth of a squared standard deviation of FAD."""
+
+
+def statements(start_t: float, aligned_t: float) -> tuple[Statement, ...]:
+    """The statements, with the temperatures at which start and aligned policies are decoded."""
+
+    def gap(arm: str, other: str, name: str, *, ours: float = aligned_t, theirs: float = aligned_t) -> Check:
+        return lambda results: rises(_gap(results, (arm, ours), (other, theirs), name), unit="points")
+
+    def gain(arm: str, name: str = "adherence/all") -> Callable[[Results], PerStart]:
+        return lambda results: _gap(results, (arm, aligned_t), ("start_best", start_t), name)
+
+    def both(arm: str, other: str, theirs: float) -> Check:
+        def check(results: Results) -> Verdict:
+            names = (("net", "adherence/all"), ("signal", "adherence_measured/all"))
+            return all_of(
+                [
+                    (said, rises(_gap(results, (arm, aligned_t), (other, theirs), name)))
+                    for said, name in names
+                ]
+            )
+
+        return check
+
+    def nothing(control: str) -> Check:
+        return lambda results: no_gain(gain(control)(results), gain(control)(results), gain("r")(results))
+
+    return (
+        must(
+            "E1",
+            "the trained arms drew equally many pieces",
+            _equal_rollouts("r", "shuffled", "captions", "ru"),
+        ),
+        must("L1", "the first update is on policy: ratios 1", first_update_is_on_policy("r")),
+        must(
+            "A1",
+            "R follows captions better than the start, each decoded at its best, by net and by signal processing",
+            both("r", "start_best", start_t),
+        ),
+        must("Q1", "and sounds no worse: MOS and FAD", _no_worse(("r", aligned_t), ("start_best", start_t))),
+        must("S1", "R is above shuffled rewards at the same KL budget", both("r", "shuffled", aligned_t)),
+        must("S2", "and above rewards for other captions", both("r", "captions", aligned_t)),
+        must("S3", "shuffled rewards gain nothing", nothing("shuffled")),
+        must("S4", "rewards for other captions gain nothing", nothing("captions")),
+        report(
+            "A2",
+            "the gain is 15 points or more",
+            lambda results: at_least(gain("r")(results), 0.15, unit="points"),
+        ),
+        report("B1", "R is above the start sampled as it is", gap("r", "start", "adherence/all", theirs=1.0)),
+        report("B2", "above guidance alone", gap("r", "guided", "adherence/all", theirs=1.0)),
+        report("B3", "above a lower temperature alone", gap("r", "cool", "adherence/all", theirs=start_t)),
+        report("B4", "above the best of 4 by R", gap("r", "best_of_4", "adherence/all", theirs=start_t)),
+        report(
+            "B5",
+            "above supervised training of equal compute",
+            gap("r", "sft", "adherence/all", theirs=start_t),
+        ),
+        report("U1", "U: the users' taste rises and captions are forgotten", _hacked("u")),
+        report(
+            "U2", "RU: taste above R's, at 95 % of R's adherence or more", _both_kept("ru", "r", aligned_t)
+        ),
+        report(
+            "K1", "KL, nats per piece", shown_beside("measured/kl", "r", "shuffled", "captions", "u", "ru")
+        ),
+        report("D1", "diversity", _beside("diversity", start_t, aligned_t)),
+        report("D2", "level, dB", _beside("level_db", start_t, aligned_t)),
+        report("D3", "FAD", _beside("fad", start_t, aligned_t)),
+        report("D4", "FAD of as many real pieces", _beside("fad_floor", start_t, aligned_t)),
+    )
+
+
+def _gap(results: Results, arm: tuple[str, float], other: tuple[str, float], name: str) -> PerStart:
+    (ours, t), (theirs, other_t) = arm, other
+    metric, baseline = (ALIGNED.format(t=f"{x:g}", name=name) for x in (t, other_t))
+    return results.change(ours, theirs, metric, baseline_metric=baseline)
+
+
+def _equal_rollouts(*arms: str) -> Check:
+    def check(results: Results) -> Verdict:
+        seen = {len(results.curve(arm, "grpo", "kl", cell)) for arm in arms for cell in results.cells(arm)}
+        if len(seen) != 1 or 0 in seen:
+            return Verdict("fails", text=f"rollouts differ: {sorted(seen)}")
+        return Verdict("holds", float(next(iter(seen))), text=f"{next(iter(seen))} rollouts everywhere")
+
+    return check
+
+
+def _no_worse(arm: tuple[str, float], other: tuple[str, float]) -> Check:
+    """Mean changes within the margins; fails beyond one, with the interval shown."""
+
+    def check(results: Results) -> Verdict:
+        parts = []
+        for name, sign, margin in (("mos", 1.0, _MOS), ("fad", -1.0, _FAD)):
+            gaps = {s: [sign * x for x in xs] for s, xs in _gap(results, arm, other, name).items()}
+            found = over_seeds(gaps)
+            assert found.value is not None
+            verdict = "holds" if found.value >= -margin else "fails"
+            text = f"better by {shown(found.value, '')}{spread(found, '')}, margin {margin:g}"
+            parts.append((name, Verdict(verdict, found.value, found.ci_low, found.ci_high, text)))  # type: ignore[arg-type]
+        return all_of(parts)
+
+    return check
+
+
+def _measured(results: Results, arm: str, other: str, name: str) -> PerStart:
+    ours, theirs = (results.per_start(each, f"measured/{name}") for each in (arm, other))
+    return {s: [a - b for a, b in zip(ours[s], theirs[s], strict=True)] for s in ours}
+
+
+def _hacked(arm: str) -> Check:
+    def check(results: Results) -> Verdict:
+        return all_of(
+            [
+                ("taste", rises(_measured(results, arm, "start", "taste"), unit="")),
+                ("truth falls", rises(_measured(results, "start", arm, "truth"))),
+            ]
+        )
+
+    return check
+
+
+def _both_kept(arm: str, other: str, t: float) -> Check:
+    def check(results: Results) -> Verdict:
+        name = ALIGNED.format(t=f"{t:g}", name="adherence/all")
+        kept = {
+            s: [a / b - 0.95 for a, b in zip(values, results.per_start(other, name)[s], strict=True)]
+            for s, values in results.per_start(arm, name).items()
+        }
+        return all_of(
+            [
+                ("taste", rises(_measured(results, arm, other, "taste"), unit="")),
+                ("adherence beyond 95 %", at_least(kept, 0.0, significant=False)),
+            ]
+        )
+
+    return check
+
+
+def _beside(name: str, start_t: float, aligned_t: float) -> Check:
+    """One figure of the decoded pieces, arm by arm."""
+    shows = {"start": 1.0, "start_best": start_t, "best_of_4": start_t, "sft": start_t}
+    shows |= dict.fromkeys(("r", "shuffled", "captions", "u", "ru"), aligned_t)
+
+    def check(results: Results) -> Verdict:
+        parts = []
+        for arm, t in shows.items():
+            value = over_seeds(results.per_start(arm, ALIGNED.format(t=f"{t:g}", name=name))).value
+            parts.append(f"{arm} {value:.3g}")
+        return Verdict("holds", text=", ".join(parts))
+
+    return check
