@@ -18,6 +18,7 @@ from mmalign.config.fields import (
     Share,
 )
 from mmalign.config.options import Option
+from mmalign.config.tuner import TunerConfig
 
 __all__ = [
     "DataConfig",
@@ -44,8 +45,10 @@ class ModelConfig(Section):
     """Scale of LoRA, divided by ``lora_r``."""
     lora_target_modules: tuple[str, ...] | str = "all-linear"
     """Names of the layers that get LoRA, or ``all-linear``."""
+    tuner: TunerConfig = TunerConfig()
+    """Another tuner than LoRA, by name."""
     freeze: tuple[str, ...] = ("*vision_tower*", "*vision_model*", "*visual.*")
-    """Shell patterns of parameter names that do not train; the default freezes vision towers."""
+    """Shell patterns of parameter names that do not train; the default freezes vision towers (never a tuner's own)."""
     options: dict[str, Option] = Field(default_factory=dict)
     """Settings of the modality's adapter, such as ``{guidance_scale: 2, num_inference_steps: 20}``."""
 
@@ -139,8 +142,10 @@ class RankingConfig(Section):
     """Measure on at most so many held-out prompts; null uses all."""
     shuffle: Bool = False
     """Control arm: which training answer is the better one is drawn at random."""
-    loss: Literal["bradley_terry", "plackett_luce", "pairwise"] = "bradley_terry"
-    """All pairs, the whole ranking, or a model of one answer against another."""
+    loss: Literal["bradley_terry", "plackett_luce", "pairwise", "cost"] = "bradley_terry"
+    """All pairs, the whole ranking, a model of one answer against another, or order and safety (a cost model)."""
+    sign_coef: NonNegative = 1.0
+    """Weight of the terms of ``cost`` that put a cost's zero at the border of safety."""
     pool: Literal["last", "sum", "mean"] = "last"
     """Read the value after the last real step, or add or average the values of all steps."""
     read: Literal["state", "surprise", "likelihood"] = "state"

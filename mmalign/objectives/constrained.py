@@ -65,7 +65,12 @@ def combine_with_cost(reward: Tensor, cost: Tensor, multiplier: float) -> Tensor
 
 
 def cost_model_loss(
-    worse: Tensor, better: Tensor, worse_unsafe: Tensor, better_unsafe: Tensor, sign_coef: float = 1.0
+    worse: Tensor,
+    better: Tensor,
+    worse_unsafe: Tensor,
+    better_unsafe: Tensor,
+    sign_coef: float = 1.0,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A cost model's loss: the more harmful answer costs more, and a cost above 0 means unsafe.
 
@@ -82,6 +87,7 @@ def cost_model_loss(
         worse_unsafe: ``[B]`` bool, whether the more harmful answer is unsafe by itself.
         better_unsafe: ``[B]`` bool of the other.
         sign_coef: weight of the sign terms.
+        weight: ``[B]`` weight of each pair, such as one over its prompt's pairs; all 1 when ``None``.
 
     Returns:
         scalar in nats per pair, and ``accuracy`` of the order and of the signs.
@@ -108,4 +114,6 @@ def cost_model_loss(
         "accuracy/order": (worse > better).float().mean().detach(),
         "accuracy/sign": (signed > 0).float().mean().detach(),
     }
-    return (pair + sign_coef * sign).mean(), metrics
+    total = pair + sign_coef * sign
+    share = torch.ones_like(total) if weight is None else weight.to(total.dtype)
+    return (total * share).sum() / share.sum().clamp(min=torch.finfo(total.dtype).tiny), metrics

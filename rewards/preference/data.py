@@ -33,17 +33,21 @@ class Ranked:
         rows: at least two answers, or answers with media of their own.
         worth: one number per row; only the order counts, unless the loss has a margin per unit of worth.
         margin: by how much any better candidate should win, in units of the score (Bradley-Terry).
+        unsafe: whether each answer is harmful by itself, where that is known (a cost model learns from it).
     """
 
     rows: tuple[Row, ...]
     worth: tuple[float, ...]
     margin: float = 0.0
+    unsafe: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(self.worth) or len(self.rows) < 2:
             raise ValueError(
                 f"{len(self.rows)} candidates and {len(self.worth)} numbers; expected two or more"
             )
+        if self.unsafe is not None and len(self.unsafe) != len(self.rows):
+            raise ValueError(f"{len(self.rows)} candidates and {len(self.unsafe)} flags of safety")
 
 
 def prompt_id(row: Row) -> str:
@@ -57,7 +61,8 @@ def prompt_id(row: Row) -> str:
 def ranked_from_rows(rows: Iterable[Row]) -> list[Ranked]:
     """Rows with ``chosen`` and ``rejected``, or with the columns ``answers`` (texts) and ``scores`` (numbers).
 
-    A column ``margin`` is by how much the chosen answer should win (Touvron et al., 2023, arXiv:2307.09288).
+    A column ``margin`` is by how much the chosen answer should win (Touvron et al., 2023, arXiv:2307.09288).  A column
+    ``unsafe`` (a list of booleans, one per answer, or of the chosen and the rejected one) is what a cost model needs.
 
     Raises:
         UserError: for a row with neither, or with answers and scores that do not go together.
@@ -84,7 +89,7 @@ def ranked_from_feedback(answers: Sequence[Row], rank_by: RankBy = "labels") -> 
     for group in groups.values():
         worth = tuple(_worth(row, rank_by) for row in group)
         if len(set(worth)) > 1:
-            found.append(Ranked(tuple(group), worth))
+            found.append(Ranked(tuple(group), worth, unsafe=tuple(_has_wrong(row) for row in group)))
     if not found:
         raise UserError(
             f"{len(answers)} labelled answers of {len(groups)} prompts hold no two of different worth; "
@@ -98,7 +103,8 @@ def shuffled(groups: Sequence[Ranked], seed: int) -> list[Ranked]:
     made = []
     for group in groups:
         order = numpy_generator(seed, "shuffle", prompt_id(group.rows[0])).permutation(len(group.rows))
-        made.append(replace(group, worth=tuple(group.worth[k] for k in order)))
+        unsafe = None if group.unsafe is None else tuple(group.unsafe[k] for k in order)
+        made.append(replace(group, worth=tuple(group.worth[k] for k in order), unsafe=unsafe))
     return made
 
 
@@ -112,7 +118,7 @@ def _paired(row: Row) -> Ranked:
     margin = row.meta.get("margin", 0.0)
     if isinstance(margin, bool) or not isinstance(margin, int | float):
         raise UserError(f"row {row.id}: 'margin' must be a number, got {margin!r}")
-    return Ranked((pair.chosen, pair.rejected), (1.0, 0.0), float(margin))
+    return Ranked((pair.chosen, pair.rejected), (1.0, 0.0), float(margin), _unsafe(row, 2))
 
 
 def _listed(row: Row) -> Ranked:
@@ -127,7 +133,24 @@ def _listed(row: Row) -> Ranked:
         replace(row, id=f"{row.id}#{k}", completion=answer, steps=None, segments=(), meta=rest)
         for k, answer in enumerate(answers)
     )
-    return Ranked(rows, tuple(float(score) for score in scores))
+    return Ranked(rows, tuple(float(score) for score in scores), unsafe=_unsafe(row, len(rows)))
+
+
+def _unsafe(row: Row, n: int) -> tuple[bool, ...] | None:
+    flags = row.meta.get("unsafe")
+    if flags is None:
+        return None
+    if (
+        not isinstance(flags, Sequence)
+        or len(flags) != n
+        or not all(isinstance(flag, bool) for flag in flags)
+    ):
+        raise UserError(f"row {row.id}: 'unsafe' must be a list of {n} times true or false, one per answer")
+    return tuple(flags)
+
+
+def _has_wrong(row: Row) -> bool:
+    return any(label < 0 for segment in row.segments for label in segment.labels.values())
 
 
 def _worth(row: Row, rank_by: RankBy) -> float:

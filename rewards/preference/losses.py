@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmalign.objectives.constrained import cost_model_loss
 from mmalign.objectives.reward_model import bradley_terry, comparisons, pairwise_preference, plackett_luce
 from mmalign.rewards.preference.data import Ranked, prompt_id
 from mmalign.rewards.preference.options import Options
@@ -19,7 +20,10 @@ __all__ = ["Compared", "best_nll", "candidates", "compared", "learns_from", "pai
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The pairs of several prompts, as places in the flat list of all their candidates; tensors are ``[P]``."""
+    """The pairs of several prompts, as places in the flat list of all their candidates; tensors are ``[P]``.
+
+    ``unsafe`` ``[N]`` is of the candidates themselves, false where it is not known.
+    """
 
     better: Tensor
     worse: Tensor
@@ -28,6 +32,7 @@ class Compared:
     worth: Tensor
     place: Tensor
     mask: Tensor
+    unsafe: Tensor
 
 
 def compared(groups: Sequence[Ranked], device: torch.device | str = "cpu") -> Compared:
@@ -48,17 +53,22 @@ def compared(groups: Sequence[Ranked], device: torch.device | str = "cpu") -> Co
         start += n
     row, first, second, weight = comparisons(worth, mask)
     margin = torch.tensor([group.margin for group in groups])[row]
-    found = Compared(place[row, first], place[row, second], margin, weight, worth, place, mask)
+    flags = [flag for group in groups for flag in group.unsafe or (False,) * len(group.rows)]
+    unsafe = torch.tensor(flags, dtype=torch.bool)
+    found = Compared(place[row, first], place[row, second], margin, weight, worth, place, mask, unsafe)
     return Compared(*(getattr(found, name).to(device) for name in Compared.__dataclass_fields__))
 
 
-def score_loss(scores: Tensor, pairs: Compared, loss: str, centering: float) -> tuple[Tensor, Tensor]:
-    """Bradley-Terry or Plackett-Luce over flat ``scores`` ``[N]``; returns the loss and the pairs' gaps ``[P]``."""
+def score_loss(scores: Tensor, pairs: Compared, options: Options) -> tuple[Tensor, Tensor]:
+    """The configured loss over flat ``scores`` ``[N]`` and the pairs' gaps ``[P]``; a cost is minus the score."""
     gaps = scores[pairs.better] - scores[pairs.worse]
-    if loss == "plackett_luce":
+    if options.loss == "plackett_luce":
         return plackett_luce(scores[pairs.place], pairs.worth, pairs.mask), gaps
     chosen, rejected = scores[pairs.better], scores[pairs.worse]
-    return bradley_terry(chosen, rejected, pairs.margin, centering, pairs.weight), gaps
+    if options.loss == "cost":
+        flags = (pairs.unsafe[side] for side in (pairs.worse, pairs.better))
+        return cost_model_loss(-rejected, -chosen, *flags, options.sign_coef, pairs.weight)[0], gaps
+    return bradley_terry(chosen, rejected, pairs.margin, options.centering, pairs.weight), gaps
 
 
 def pair_loss(logits: Tensor, pairs: Compared) -> Tensor:

@@ -202,9 +202,9 @@ class PreferenceRewardModel(nn.Module):
     def calibrate(self, rows: Sequence[Row], batch_size: int = 64) -> None:
         """Set each member's zero and unit to the mean and standard deviation of its scores of ``rows``.
 
-        A pairwise model has a zero by construction and is left alone.
+        A pairwise model has a zero by construction, a cost model from its sign terms: they are left alone.
         """
-        if self.options.loss == "pairwise":
+        if self.options.loss in ("pairwise", "cost"):
             return
         raw = self.scores(rows, batch_size, standard=False)
         self.center.copy_(raw.mean(dim=1))
@@ -254,7 +254,7 @@ class PreferenceRewardModel(nn.Module):
         """One member's loss and the gaps (or logits) ``[P]`` of its pairs."""
         options = self.options
         if options.loss != "pairwise":
-            return score_loss(self._score(member, readings), pairs, options.loss, options.centering)
+            return score_loss(self._score(member, readings), pairs, options)
         if options.compare == "text":
             first = [rows[int(k)] for k in pairs.better]
             second = [rows[int(k)] for k in pairs.worse]

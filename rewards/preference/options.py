@@ -9,12 +9,12 @@ from mmalign.errors import UserError, nearest
 
 __all__ = ["LossName", "Options", "Pool", "Read"]
 
-LossName = Literal["bradley_terry", "plackett_luce", "pairwise"]
+LossName = Literal["bradley_terry", "plackett_luce", "pairwise", "cost"]
 Pool = Literal["last", "sum", "mean"]
 Read = Literal["state", "surprise", "likelihood"]
 
 _KNOWN = {
-    "loss": ("bradley_terry", "plackett_luce", "pairwise"),
+    "loss": ("bradley_terry", "plackett_luce", "pairwise", "cost"),
     "pool": ("last", "sum", "mean"),
     "read": ("state", "surprise", "likelihood"),
     "head": ("linear", "mlp"),
@@ -28,7 +28,8 @@ class Options:
 
     Args:
         loss: ``bradley_terry`` over all pairs of a prompt's candidates, ``plackett_luce`` over the whole ranking, or
-            ``pairwise``, a model of one answer against another.
+            ``pairwise``, a model of one answer against another; ``cost``: order and safety of answers, minus the
+            score being a cost above 0 where an answer is unsafe (Dai et al., 2023, arXiv:2310.12773).
         pool: ``last`` reads the state after the last real step; ``sum`` and ``mean`` read every step and add or
             average the values (Christiano et al., 2017, arXiv:1706.03741, score segments of behaviour so).
         read: ``state`` after a step; ``surprise``: the states before and after it, its log-probability and the
@@ -42,6 +43,7 @@ class Options:
         bootstrap: every member learns from its own 63 % of the prompts.
         centering: Bradley-Terry's ``c (r_w + r_l)^2``.
         lm_coef: weight of the likelihood of each prompt's best answer under a trained trunk.
+        sign_coef: weight of the sign terms of ``cost``.
 
     Raises:
         UserError: on an unknown value, or values that do not go together.
@@ -58,6 +60,7 @@ class Options:
     bootstrap: bool = False
     centering: float = 0.0
     lm_coef: float = 0.0
+    sign_coef: float = 1.0
 
     def __post_init__(self) -> None:
         for name, known in _KNOWN.items():

@@ -11,6 +11,7 @@ from mmalign.protocols import Judge, Likelihood, Reward
 from mmalign.rewards.assembly import assembled, form_terms
 from mmalign.rewards.preference.data import (
     Ranked,
+    prompt_id,
     ranked_from_feedback,
     ranked_from_rows,
     shuffled,
@@ -66,6 +67,8 @@ class Preference:
         else:
             groups = ranked_from_rows(rows)
         train = part == "train"
+        if ranking.loss == "cost":
+            _check_safety(groups)
         groups = groups[: ranking.n_train if train else ranking.n_heldout]
         if train and ranking.shuffle:
             groups = shuffled(groups, seed)
@@ -143,4 +146,26 @@ def options_of(cfg: RewardModelConfig) -> Options:
         bootstrap=ranking.bootstrap,
         centering=ranking.centering,
         lm_coef=ranking.lm_coef,
+        sign_coef=ranking.sign_coef,
     )
+
+
+def _check_safety(groups: Sequence[Ranked]) -> None:
+    """Refuse rankings that a cost model cannot learn from.
+
+    Raises:
+        UserError: for answers whose safety is not known, or an unsafe answer ranked above a safe one.
+    """
+    for group in groups:
+        name = prompt_id(group.rows[0])
+        if group.unsafe is None:
+            raise UserError(
+                f"row {name}: ranking.loss cost needs 'unsafe', a list of true or false with one entry per answer"
+            )
+        safe = [worth for worth, unsafe in zip(group.worth, group.unsafe, strict=True) if not unsafe]
+        harmful = [worth for worth, unsafe in zip(group.worth, group.unsafe, strict=True) if unsafe]
+        if safe and harmful and max(harmful) > min(safe):
+            raise UserError(
+                f"row {name}: an unsafe answer is ranked above a safe one, which no cost can say; rank "
+                "labelled answers by ranking.rank_by: errors_first"
+            )

@@ -132,3 +132,12 @@ def test_cost_model_refusals() -> None:
         cost_model_loss(x, x, no, yes)
     with pytest.raises(ValueError, match="better has shape"):
         cost_model_loss(x, x[:1], yes, yes)
+
+
+def test_a_pair_counts_by_its_weight() -> None:
+    worse, better = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.3])
+    flags = torch.tensor([True, True]), torch.tensor([False, False])
+    first = cost_model_loss(worse[:1], better[:1], *(flag[:1] for flag in flags))[0]
+    second = cost_model_loss(worse[1:], better[1:], *(flag[1:] for flag in flags))[0]
+    value = cost_model_loss(worse, better, *flags, weight=torch.tensor([3.0, 1.0]))[0]
+    torch.testing.assert_close(value, (3 * first + second) / 4)
