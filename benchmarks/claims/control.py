@@ -1,0 +1,76 @@
+"""What the claims about learning control from recordings share: statements over files that an arm left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mmalign.claims.definition import Statement, Verdict
+from mmalign.claims.results import PerStart, Results
+from mmalign.claims.rules import at_least, rises
+
+__all__ = [
+    "QUALITY",
+    "SUCCESS",
+    "above",
+    "at_most_below",
+    "better_success",
+    "minus",
+    "must",
+    "numbers",
+    "report",
+]
+
+QUALITY = "stages/reward_model/quality.json"
+"""Where a reward model's held-out numbers lie in a run folder."""
+SUCCESS = "sweep@greedy/success"
+
+
+def must(ident: str, text: str, check: Callable[[Results], Verdict]) -> Statement:
+    """A statement that has to hold."""
+    return Statement(ident, text, True, check)
+
+
+def report(ident: str, text: str, check: Callable[[Results], Verdict]) -> Statement:
+    """A statement that is measured and reported."""
+    return Statement(ident, text, False, check)
+
+
+def numbers(results: Results, arm: str, key: str, file: str = QUALITY) -> dict[str, list[float]]:
+    """One number per start and seed out of a JSON file of the arm's run folder."""
+    found: dict[str, list[float]] = {}
+    for cell in results.cells(arm):
+        found.setdefault(cell.start, []).append(float(results.document(arm, file, cell)[key]))
+    return found
+
+
+def minus(ours: PerStart, theirs: PerStart) -> dict[str, list[float]]:
+    """Paired differences."""
+    return {start: [a - b for a, b in zip(ours[start], theirs[start], strict=True)] for start in ours}
+
+
+def above(
+    arm: str, key: str, other: str, other_key: str | None = None, *, sign: float = 1.0, unit: str = ""
+) -> Callable[[Results], Verdict]:
+    """A number of one arm is above another's (below with ``sign`` -1), paired by seed."""
+
+    def check(results: Results) -> Verdict:
+        gaps = minus(numbers(results, arm, key), numbers(results, other, other_key or key))
+        return rises({start: [sign * gap for gap in column] for start, column in gaps.items()}, unit=unit)
+
+    return check
+
+
+def better_success(arm: str, other: str) -> Callable[[Results], Verdict]:
+    """More test episodes succeed, paired by seed and start."""
+    return lambda results: rises(results.change(arm, other, SUCCESS))
+
+
+def at_most_below(arm: str, other: str, margin: float) -> Callable[[Results], Verdict]:
+    """Success is not more than ``margin`` below another arm's, with the whole interval."""
+
+    def check(results: Results) -> Verdict:
+        change = results.change(arm, other, SUCCESS)
+        room = {start: [gap + margin for gap in column] for start, column in change.items()}
+        return at_least(room, 0.0, unit="points")
+
+    return check
