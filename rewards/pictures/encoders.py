@@ -129,7 +129,7 @@ def _open_clip(name: str, file: Path) -> DualEncoder:
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{name}: open_clip cannot make this model ({reason})") from error
-    model: Any = fill_module(made, _without_position_ids(read_weights(file), made), file)
+    model: Any = fill_module(made, read_weights(file), file)
     size = model.visual.image_size
     mean = getattr(model.visual, "image_mean", None) or CLIP_MEAN
     std = getattr(model.visual, "image_std", None) or CLIP_STD
@@ -139,9 +139,3 @@ def _open_clip(name: str, file: Path) -> DualEncoder:
         return model.encode_text(tokenizer(list(words)).to(next(model.parameters()).device))
 
     return DualEncoder(model, prepare, model.encode_image, texts, float(model.logit_scale.exp()))
-
-
-def _without_position_ids(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The file's tensors, with the buffers that a module makes for itself where the file leaves them out."""
-    own = dict(model.named_buffers())
-    return {**{key: own[key] for key in own if key not in tensors and key.endswith("attn_mask")}, **tensors}

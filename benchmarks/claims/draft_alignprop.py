@@ -1,0 +1,103 @@
+"""DRaFT and AlignProp: the reward's gradient through the sampler.  See docs/claims/diffusion.md."""
+
+from __future__ import annotations
+
+from mmalign.benchmarks.claims import pictures_statements as says
+from mmalign.benchmarks.claims.pictures import EXACT, NETWORK, best_of_4, claim, guided, sft, trained
+
+__all__ = ["CLAIM"]
+
+CLIP, TRUTH = "measured/clip", "measured/truth/network"
+DRAFT = {
+    "reward.name": "clip",
+    "pathwise.max_steps": 16,
+    "pathwise.rollout_batch_size": 32,
+    "pathwise.per_device_train_batch_size": 32,
+    "pathwise.grad_steps": 3,
+    "pathwise.learning_rate": 1e-4,
+    "pathwise.warmup_ratio": 0.0,
+    "pathwise.sft_coef": 1.0,
+    "pathwise.save_steps": 1000,
+}
+
+CLAIM = claim(
+    "draft-alignprop",
+    "A reward's gradient raises the reward fast; without an anchor it is hacked, and the report shows it",
+    "Clark et al. (2023), arXiv:2309.17400; Prabhudesai et al. (2023), arXiv:2310.03739; controls of mmalign's own",
+    (
+        trained(
+            "draft", "DRaFT through the last 3 steps on the CLIP reward, anchored to data", "pathwise", {}
+        ),
+        trained("draft_1", "DRaFT through the last step alone", "pathwise", {"pathwise.grad_steps": 1}),
+        trained(
+            "alignprop",
+            "AlignProp: the number of steps drawn around 5",
+            "pathwise",
+            {"pathwise.grad_steps": 5, "pathwise.grad_steps_spread": 1.5},
+        ),
+        trained(
+            "hacked",
+            "no anchor, ten times the learning rate",
+            "pathwise",
+            {"pathwise.sft_coef": 0.0, "pathwise.learning_rate": 1e-3},
+            kind="baseline",
+        ),
+        trained(
+            "shuffled",
+            "control: every picture is scored for another prompt",
+            "pathwise",
+            {"reward.name": "shuffled", "reward.options": {"reward": "clip"}},
+        ),
+        sft(),
+        guided(),
+        best_of_4(),
+    ),
+    (
+        says.must(
+            "E1",
+            "the trained arms made equal steps",
+            says.equal_steps("pathwise", "draft", "draft_1", "alignprop", "shuffled"),
+        ),
+        says.must("R1", "the CLIP reward rises on held-out prompts", says.above("draft", "start", CLIP, "")),
+        says.must(
+            "R2", "scored for other prompts, it does not", says.nothing_from("shuffled", "draft", CLIP)
+        ),
+        says.must(
+            "O1",
+            "without an anchor the reward rises while the truth falls",
+            says.over_optimised("hacked", CLIP, TRUTH),
+        ),
+        says.report(
+            "T1", "three steps raise the reward more than one", says.above("draft", "draft_1", CLIP, "")
+        ),
+        says.report("T2", "AlignProp raises the reward", says.above("alignprop", "start", CLIP, "")),
+        says.report(
+            "A1",
+            "bound F1 rises over the start, by both detectors",
+            says.both_detectors("draft", "start", EXACT, NETWORK),
+        ),
+        says.report(
+            "A3", "and above supervised training of about equal compute", says.above("draft", "sft", EXACT)
+        ),
+        says.report("A4", "and above guidance 1.5 without training", says.above("draft", "guided", EXACT)),
+        says.report(
+            "A5", "and above the best of 4 by the same reward", says.above("draft", "best_of_4", EXACT)
+        ),
+        says.report(
+            "D1",
+            "diversity beside the start's",
+            says.shown_beside("measured/diversity", "start", "draft", "hacked", "shuffled"),
+        ),
+        says.report(
+            "K1",
+            "distance from the start, nats per picture",
+            says.shown_beside("measured/kl", "draft", "hacked", "shuffled", "sft"),
+        ),
+    ),
+    changes=DRAFT,
+    sft_steps=16 * 32 * 17 // (3 * 64),
+    quick={"pathwise.max_steps": 2, "pathwise.rollout_batch_size": 4},
+    equal=("pathwise", "reward"),
+    vary=("reward.name", "reward.options", "pathwise.grad_steps", "pathwise.grad_steps_spread"),
+)
+"""The claim, found through the registry as ``draft-alignprop``."""
