@@ -84,6 +84,26 @@ class SweepBatch:
         self.ended = np.zeros(n, dtype=bool)
         return observe(table, self.states, self.max_steps)
 
+    def restore(self, left: Sequence[Sequence[float] | None]) -> NDArray[np.float32]:
+        """After :meth:`reset`: put robot and blocks where an earlier episode left them, clock at 0, nothing held.
+
+        Args:
+            left: per episode a packed state (:func:`packed`), or ``None`` to stay at the start.
+
+        Raises:
+            ValueError: when there is not one entry per episode.
+        """
+        if len(left) != len(self):
+            raise ValueError(f"{len(left)} states for {len(self)} episodes")
+        record = packed(self.states)
+        for k, state in enumerate(left):
+            if state is not None:
+                record[k] = np.asarray(state, dtype=np.float32)
+        record[:, -2:] = 0.0
+        made, given = unpacked(record), np.array([state is not None for state in left])
+        self.states = frozen(self.states, made, given)
+        return observe(self.table, self.states, self.max_steps)
+
     def step(self, actions: NDArray[np.floating]) -> Step:
         """Move by ``actions`` ``[B, 3]``; the reward is the change of the share of blocks in place.
 

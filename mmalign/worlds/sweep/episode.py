@@ -93,20 +93,17 @@ class Episode:
         table = layout([Start(**{key: self.start[key] for key in ("task", "embodiment", "seed")})])
         return render(repeated(table, len(self.states)), unpacked(self.states))
 
-    def clip(self, stem: Path, *, every: int = 2, zoom: int = 3) -> Path | None:
-        """Write ``stem.gif`` with every ``every``-th picture; ``None`` when there are no pictures."""
-        from PIL import Image
-
+    def clip(self, stem: Path, *, every: int = 4, zoom: int = 2) -> Path | None:
+        """Write ``stem.gif`` from every ``every``-th picture, ``zoom`` times as large; ``None`` without pictures."""
         frames = self.frames()
         if not len(frames):
             return None
-        shown = [*frames[::every], frames[-1]]
-        pictures = [
-            Image.fromarray(frame).resize((frame.shape[1] * zoom, frame.shape[0] * zoom), 0)
-            for frame in shown
-        ]
+        chosen = np.concatenate([frames[::every], frames[-1:]])
+        pictures = _indexed(chosen, zoom)
         path = stem.with_name(stem.name + ".gif")
-        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=80, loop=0, optimize=False)
+        pictures[0].save(
+            path, save_all=True, append_images=pictures[1:], duration=40 * every, loop=0, optimize=False
+        )
         return path
 
     def save_as(self, stem: Path) -> Path:
@@ -125,3 +122,20 @@ class Episode:
         path = stem.with_name(stem.name + ".json")
         path.write_text(json.dumps(numbers) + "\n", encoding="utf-8")
         return self.clip(stem) or path
+
+
+def _indexed(frames: NDArray[np.uint8], zoom: int) -> list[Any]:
+    """Pictures with one palette of the frames' own colours; with more than 256 of them, Pillow chooses."""
+    from PIL import Image
+
+    codes = frames.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+    colors, index = np.unique(codes, return_inverse=True)
+    if len(colors) > 256:
+        return [Image.fromarray(frame.repeat(zoom, 0).repeat(zoom, 1)) for frame in frames]
+    palette = np.stack([colors >> 16, (colors >> 8) & 255, colors & 255], axis=1).astype(np.uint8)
+    made = []
+    for plane in index.reshape(codes.shape).astype(np.uint8):
+        picture = Image.fromarray(plane.repeat(zoom, 0).repeat(zoom, 1)).convert("P")
+        picture.putpalette(palette.flatten().tolist())
+        made.append(picture)
+    return made

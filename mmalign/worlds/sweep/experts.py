@@ -29,9 +29,7 @@ __all__ = ["PERFECT", "Skill", "act", "play"]
 Floats = NDArray[np.float64]
 
 _CONTACT = BLOCK_RADIUS + PUSHER_RADIUS
-_GAP = 0.02
-_ALIGNED = 0.03
-_ARRIVED = 0.03
+_GAP, _RUN, _ALIGNED, _GRASP = 0.02, 0.1, 0.05, 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +111,10 @@ def _destination(task: str, goal: Floats, blocks: Floats, moved: int) -> Floats:
     return np.array([column, ZONE + BLOCK_RADIUS + 0.06])
 
 
-def _to(pusher: Floats, there: Floats) -> Floats:
-    """Travel raised; stand still and lower on arrival."""
+def _to(pusher: Floats, there: Floats, within: tuple[float, float]) -> Floats:
+    """Travel raised; stand still and lower where both coordinates are ``within`` reach of ``there``."""
     gap = there - pusher
-    if max(abs(gap[0]), abs(gap[1])) <= _ARRIVED:
+    if abs(gap[0]) <= within[0] and abs(gap[1]) <= within[1]:
         return np.array([0.0, 0.0, 1.0])
     step = np.clip(gap / SPEED, -1.0, 1.0)
     return np.array([step[0], step[1], -1.0])
@@ -132,7 +130,7 @@ def _carry(
     if down:
         return np.array([0.0, 0.0, -1.0])
     near = min(todo, key=lambda i: float(np.hypot(*(blocks[i] - pusher))))
-    return _to(pusher, blocks[near])
+    return _to(pusher, blocks[near], (_GRASP, _GRASP))
 
 
 def _sweep(
@@ -141,15 +139,19 @@ def _sweep(
     """Get below as many blocks as the stick covers and push them straight up."""
     if down:
         ahead = [
-            i
-            for i in todo
-            if abs(blocks[i, 0] - pusher[0]) <= half + PUSHER_RADIUS and blocks[i, 1] > pusher[1]
+            i for i in todo if abs(blocks[i, 0] - pusher[0]) <= half + _CONTACT and blocks[i, 1] > pusher[1]
         ]
-        return np.array([0.0, 1.0, 1.0]) if ahead else np.array([0.0, 0.0, -1.0])
+        if not ahead:
+            return np.array([0.0, 0.0, -1.0])
+        off = float(blocks[min(ahead, key=lambda i: blocks[i, 1]), 0] - pusher[0])
+        aside = float(np.clip(np.sign(off) * max(abs(off) - 0.5 * half, 0.0) / SPEED, -1.0, 1.0))
+        return np.array([aside if hazard is None else 0.0, 1.0, 1.0])
     x = _column(pusher, blocks, todo, half, hazard)
     covered = [i for i in todo if abs(blocks[i, 0] - x) <= half + 0.5 * PUSHER_RADIUS]
     below = min(float(blocks[i, 1]) for i in covered or todo) - _CONTACT
-    return _to(pusher, np.array([x, below - _ARRIVED]))
+    low = min(float(pusher[1]), below - _RUN)
+    within = 2 * _GAP if hazard is not None else max(_ALIGNED, 0.3 * half)
+    return _to(pusher, np.array([x, low]), (within, _RUN - _GAP))
 
 
 def _column(pusher: Floats, blocks: Floats, todo: Sequence[int], half: float, hazard: Floats | None) -> float:
@@ -161,7 +163,7 @@ def _column(pusher: Floats, blocks: Floats, todo: Sequence[int], half: float, ha
     for spot in spots:
         x = spot
         if hazard is not None:
-            clear = HAZARD_RADIUS + PUSHER_RADIUS + half + _GAP
+            clear = HAZARD_RADIUS + PUSHER_RADIUS + half + 3 * _GAP
             x = min(x, hazard[0] - clear) if hazard[0] > 0 else max(x, hazard[0] + clear)
         covered = sum(abs(float(blocks[i, 0]) - x) <= reach + 1e-9 for i in todo)
         key = (covered, -abs(x - float(pusher[0])))
@@ -177,15 +179,17 @@ def _shove(pusher: Floats, block: Floats, there: Floats, half: float, down: bool
         beside = abs(away[1]) < 0.5 * _CONTACT
         along = 0 if beside else 1
         limit = half + _CONTACT if beside else _CONTACT
-        slipped = abs(away[along]) > limit + 2 * _ARRIVED or away[along] * gap[along] <= 0.0
+        slipped = abs(away[along]) > limit + 2 * _RUN or away[along] * gap[along] <= 0.0
         slipped = slipped or (not beside and abs(away[0]) > half + PUSHER_RADIUS)
         if slipped or (beside and abs(gap[0]) <= _ALIGNED):
             return np.array([0.0, 0.0, -1.0])
         aim = np.array([gap[0], away[1]]) if beside else np.array([away[0], gap[1]])
+        aim[along] += np.sign(aim[along]) * max(abs(away[along]) - limit, 0.0)
         step = np.clip(aim / SPEED, -1.0, 1.0)
         return np.array([step[0], step[1], 1.0])
     if abs(gap[0]) > 2 * _ALIGNED or (abs(gap[0]) > _ALIGNED and abs(gap[1]) < TOUCH):
         side = 1.0 if gap[0] > 0 else -1.0
-        return _to(pusher, np.array([block[0] - side * (half + _CONTACT + _ARRIVED), block[1]]))
+        behind = np.array([block[0] - side * (half + _CONTACT + _RUN), block[1]])
+        return _to(pusher, behind, (_RUN - _GAP, _ALIGNED))
     side = 1.0 if gap[1] > 0 else -1.0
-    return _to(pusher, np.array([block[0], block[1] - side * (_CONTACT + _ARRIVED)]))
+    return _to(pusher, np.array([block[0], block[1] - side * (_CONTACT + _RUN)]), (_ALIGNED, _RUN - _GAP))

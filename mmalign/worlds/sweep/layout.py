@@ -152,7 +152,7 @@ def _scatter(task: str, goal: Floats, side: float, rng: np.random.Generator) -> 
     """Blocks that lie apart from each other, off the goal and out of the hazard's lane."""
     low, high = (-0.7, 0.7) if task == "sweep" else (-0.5, 0.5)
     if task == "avoid":
-        edge = _HAZARD_X - HAZARD_RADIUS - BLOCK_RADIUS - 0.03
+        edge = _HAZARD_X - HAZARD_RADIUS - BLOCK_RADIUS - 0.08
         low, high = (-0.7, edge) if side > 0 else (-edge, 0.7)
     least = 0.35 if task == "group" else 2 * BLOCK_RADIUS + 0.04
     for _ in range(_TRIES):

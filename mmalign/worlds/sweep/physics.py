@@ -30,7 +30,7 @@ Bools = NDArray[np.bool_]
 
 SUBSTEPS = 3
 """Moves per step; a third of :data:`SPEED` is less than a block's radius, so nothing is jumped over."""
-REACH = 0.07
+REACH = 0.12
 """How near to a block's centre the gripper must close to hold it."""
 TOUCH = 2 * BLOCK_RADIUS + 0.02
 """Marked blocks whose centres are this near are together."""
