@@ -9,7 +9,6 @@ at validation prompts in ``--out``.
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import time
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mmalign.engine.checkpoint import (
     latest_checkpoint,
@@ -42,32 +40,19 @@ from mmalign.worlds.drawings.training import (
 
 
 def look(pipeline: DrawingPipeline, n: int) -> dict[str, float]:
-    """Figures of ``n`` drawn validation prompts under the template matcher, ten steps, no guidance."""
+    """Figures of ``n`` validation prompts under the template matcher, ten steps, no guidance."""
     rng = numpy_generator(0, "drawer", "validation")
     wanted = [draw_wish("validation", rng) for _ in range(n)]
     return probe(wanted, pictures_of(pipeline, [wish.text for wish in wanted], 0))
 
 
-def averaged(pipeline: DrawingPipeline) -> DrawingPipeline:
-    """A pipeline of its own whose weights follow those of ``pipeline``."""
-    return DrawingPipeline(**{name: copy.deepcopy(part) for name, part in pipeline.components.items()})
-
-
-@torch.no_grad()
-def follow(average: nn.Module, module: nn.Module, share: float) -> None:
-    """Move the average's parameters by ``share`` of the way to the module's."""
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), share)
-
-
 def train(plan: DrawerPlan, out: Path, work: Path, every: int) -> None:
-    """Train on from the last checkpoint in ``work`` and write the averaged weights with their figures."""
+    """Train on from the last checkpoint in ``work`` and write the pipeline with its figures."""
     start = time.process_time()
     pipeline = make_pipeline(plan.seed, width=plan.width, layers=plan.layers)
-    average, pool = averaged(pipeline), make_pool(pipeline, plan.pictures, plan.seed)
-    parts = {"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder}
-    means = {name: getattr(average, name) for name in parts}
-    modules = {**parts, **{f"average_{name}": part for name, part in means.items()}}
-    optimizer = make_optimizer(list(parts.values()), plan)
+    pool = make_pool(pipeline, plan.pictures, plan.seed)
+    modules = {"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder}
+    optimizer = make_optimizer(list(modules.values()), plan)
     rates = [group["lr"] for group in optimizer.param_groups]
     state: dict[str, Any] = {"step": 0, "cpu_seconds": 0.0, "loss": 0.0, "curve": []}
     if (found := latest_checkpoint(work)) is not None:
@@ -86,11 +71,9 @@ def train(plan: DrawerPlan, out: Path, work: Path, every: int) -> None:
         optimizer.step()
         state["step"] += 1
         state["loss"] += max(0.02, 1 / state["step"]) * (loss.item() - state["loss"])
-        for name, part in parts.items():
-            follow(means[name], part, max(1 - plan.ema, 1 / (state["step"] + 1)))
         if state["step"] % every and state["step"] != plan.steps:
             continue
-        figures = look(average, 200)
+        figures = look(pipeline, 200)
         state["cpu_seconds"] = round(spent + time.process_time() - start, 1)
         state["curve"].append({k: state[k] for k in ("step", "cpu_seconds", "loss")} | figures)
         print(json.dumps(state["curve"][-1]), flush=True)
@@ -98,11 +81,11 @@ def train(plan: DrawerPlan, out: Path, work: Path, every: int) -> None:
             work / f"checkpoint-{state['step']}", modules=modules, optimizer=optimizer, state=state
         )
         prune_checkpoints(work)
-        ship(average, out, {**record, "validation": figures})
-    figures = look(average, 1000)
+        ship(pipeline, out, {**record, "validation": figures})
+    figures = look(pipeline, 1000)
     print(json.dumps(figures))
     seconds = round(spent + time.process_time() - start, 1)
-    print(ship(average, out, {**record, "validation": figures, "cpu_seconds": seconds}))
+    print(ship(pipeline, out, {**record, "validation": figures, "cpu_seconds": seconds}))
 
 
 def main() -> None:
@@ -112,7 +95,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="folder of checkpoints; OUT.work when left out")
     parser.add_argument("--steps", type=int, default=DrawerPlan.steps)
-    parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
+    parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     args = parser.parse_args()
     torch.set_num_threads(1)
     plan = DrawerPlan(seed=args.seed, steps=args.steps)

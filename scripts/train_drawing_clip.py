@@ -15,10 +15,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from mmalign.rng import derive_seed
-from mmalign.worlds.drawings.dual import CONFIG, MEAN, STD, dual_loss, examples, make_dual, two_way
+from mmalign.worlds.drawings.dual import (
+    CONFIG,
+    MEAN,
+    STD,
+    contrastive_loss,
+    encoded,
+    examples,
+    make_dual,
+    place_loss,
+    two_way,
+)
 from mmalign.worlds.drawings.model import CONTEXT, make_tokenizer
+from mmalign.worlds.drawings.prompts import THINGS
+from mmalign.worlds.drawings.scene import GRID
 from mmalign.worlds.scenes.ship import file_sha256
 
 
@@ -44,22 +57,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--places", type=float, default=1.0, help="weight of the loss of the places")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     start = time.process_time()
     model = make_dual(args.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05)
+    head = nn.Linear(CONFIG["embed_dim"], GRID**2 * (len(THINGS) + 1))
+    parameters = [*model.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
     losses: list[float] = []
     for step in range(args.steps):
         batch = examples(args.batch, derive_seed(args.seed, "dual", step))
-        loss = dual_loss(model, tokenizer(list(batch.texts)), batch)
+        images, texts = encoded(model, tokenizer(list(batch.texts)), batch.pixels)
+        loss = contrastive_loss(images, texts, model.logit_scale.exp(), batch)
+        loss = loss + args.places * place_loss(head, images, batch)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         losses.append(loss.item())

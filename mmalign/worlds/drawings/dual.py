@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmalign.rng import derive_seed, numpy_generator
 from mmalign.worlds.drawings.data import flawed, flaws_of
 from mmalign.worlds.drawings.model import CONTEXT, word_ids
-from mmalign.worlds.drawings.prompts import CLASSES, COLORS, Wish, draw_wish
-from mmalign.worlds.drawings.scene import SIDE, draw_array, scene_for, stands
+from mmalign.worlds.drawings.prompts import CLASSES, COLORS, THINGS, Wish, draw_wish
+from mmalign.worlds.drawings.scene import GRID, SIDE, draw_array, scene_for, stands
 from mmalign.worlds.scenes.scene import Scene
 from mmalign.worlds.scenes.words import OPPOSITE, RELATIONS
 
@@ -24,11 +24,13 @@ __all__ = [
     "MEAN",
     "STD",
     "Examples",
-    "dual_loss",
+    "contrastive_loss",
+    "encoded",
     "examples",
     "fits",
     "make_dual",
     "negatives",
+    "place_loss",
     "two_way",
 ]
 
@@ -108,11 +110,13 @@ class Examples:
     """A batch: ``pixels`` ``[M, 3, 32, 32]`` bytes of M pictures, texts ``[K]``, and ``true`` ``[M, K]`` (bool).
 
     Picture ``i`` was drawn for text ``i`` for the first ``n``; the other pictures and texts are hard negatives.
+    ``places`` ``[M, 4]`` is what stands in every cell: an index of ``THINGS``, or 16 for nothing.
     """
 
     pixels: Tensor
     texts: Sequence[str]
     true: Tensor
+    places: Tensor
     n: int
 
 
@@ -142,30 +146,49 @@ def examples(n: int, seed: int, split: str = "train") -> Examples:
     for m, scene in enumerate(every):
         for k in by_things.get(tuple(sorted((o.color, o.cls) for o in scene.objects)), ()):
             true[m, k] = fits(texts[k], scene)
+    places = torch.full((len(every), GRID**2), len(THINGS))
+    for m, scene in enumerate(every):
+        for o in scene.objects:
+            places[m, o.row * GRID + o.col] = THINGS.index((o.color, o.cls))
     pixels = torch.from_numpy(np.stack([draw_array(scene) for scene in every])).permute(0, 3, 1, 2)
-    return Examples(pixels, [wish.text for wish in texts], true, n)
+    return Examples(pixels, [wish.text for wish in texts], true, places, n)
 
 
-def _encoded(model: Any, tokens: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def encoded(model: Any, tokens: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors of pictures (bytes) and texts."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     images = (pixels.float() / 255 - mean) / std
     return model.encode_image(images, normalize=True), model.encode_text(tokens, normalize=True)
 
 
-def dual_loss(model: Any, tokens: Tensor, batch: Examples) -> Tensor:
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, batch: Examples) -> Tensor:
     """Contrastive loss both ways, where a text that is also true of a picture never counts as its negative.
 
     *Reference* Radford et al. 2021 (arXiv:2103.00020); hard negatives of both sides as in Yuksekgonul et al. 2022
     (arXiv:2210.01936), here exact because truth is known.
+
+    Args:
+        images: unit vectors ``[M, D]``.
+        texts: unit vectors ``[K, D]``.
+        scale: factor on cosines.
+        batch: whose pictures and texts they are.
     """
-    images, texts = _encoded(model, tokens, batch.pixels)
-    scores = model.logit_scale.exp() * images @ texts.T
-    n = batch.n
-    own = torch.arange(n)
+    scores = scale * images @ texts.T
+    own = torch.arange(batch.n)
     other = batch.true.clone()
     other[own, own] = False
     scores = scores.masked_fill(other, float("-inf"))
-    return (F.cross_entropy(scores[:n], own) + F.cross_entropy(scores.T[:n], own)) / 2
+    return (F.cross_entropy(scores[: batch.n], own) + F.cross_entropy(scores.T[: batch.n], own)) / 2
+
+
+def place_loss(head: nn.Linear, images: Tensor, batch: Examples) -> Tensor:
+    """How well a linear ``head`` reads from a picture's vector what stands in which cell.
+
+    It is dropped after training.  Without it the model stays blind to relations: places matter to neither encoder until
+    they matter to the other.
+    """
+    read = head(images * images.shape[1] ** 0.5).unflatten(1, (GRID**2, len(THINGS) + 1))
+    return F.cross_entropy(read.flatten(0, 1), batch.places.flatten())
 
 
 @torch.no_grad()
@@ -179,7 +202,7 @@ def two_way(model: Any, tokenizer: Any, n: int, seed: int, split: str) -> dict[s
         for flaw in flaws_of(wish):
             bad = flawed(scene, wish, flaw, rng)
             pixels = torch.from_numpy(np.stack([draw_array(scene), draw_array(bad)])).permute(0, 3, 1, 2)
-            images, texts = _encoded(model, tokenizer([wish.text]), pixels)
+            images, texts = encoded(model, tokenizer([wish.text]), pixels)
             good, worse = (images @ texts.T)[:, 0].tolist()
             right.setdefault(flaw, []).append(good > worse)
     return {flaw: round(float(np.mean(values)), 4) for flaw, values in right.items()}

@@ -30,13 +30,12 @@ class DrawerPlan:
     width: int = 160
     layers: int = 5
     batch: int = 128
-    steps: int = 2200
+    steps: int = 500
     lr: float = 0.02
     lr_others: float = 2e-3
     warmup: int = 50
     decay_share: float = 0.5
     dropout: float = 0.1
-    ema: float = 0.995
     weight_cap: float = 6.0
 
 
