@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from mmalign.config.options import read_options
 from mmalign.errors import UserError
 from mmalign.modalities.diffusion.backbones import Backbone
-from mmalign.modalities.diffusion.loading import attach_lora, load_policy, save_policy
+from mmalign.modalities.diffusion.loading import attach_lora, load_policy, policy_around, save_policy
 from mmalign.modalities.diffusion.options import DiffusionOptions
 from mmalign.modalities.diffusion.personalise import learn_word, prompt_states, words_written
 from mmalign.modalities.diffusion.pictures import picture_key, pixels_of, prompt_of
-from mmalign.modalities.diffusion.policy import policy_of
+from mmalign.modalities.diffusion.policy import DiffusionPolicy, policy_of
 from mmalign.modalities.diffusion.sampling import differentiable_pictures, draw_pictures
 from mmalign.modalities.diffusion.scoring import score_pictures, score_steps
 from mmalign.modalities.diffusion.steps import Denoising, padded_steps
@@ -58,10 +58,21 @@ class DiffusionAdapter:
         Raises:
             UserError: when the source is no pipeline known here, or DDIM is asked of a flow.
         """
-        policy = load_policy(source, device=device, dtype=dtype)
+        return self._known(load_policy(source, device=device, dtype=dtype))
+
+    def adopt(self, pipeline: Any) -> nn.Module:
+        """Use a pipeline that is already in memory.
+
+        Raises:
+            UserError: as :meth:`load`.
+        """
+        return self._known(policy_around(pipeline))
+
+    def _known(self, policy: DiffusionPolicy) -> nn.Module:
         if policy.backbone.flow and self.options.sampler == "ddim":
+            kind = type(policy.backbone.pipeline).__name__
             raise UserError(
-                f"model.options: {source!r} matches flows, which have no DDIM step; use sampler: sde or ode"
+                f"model.options: {kind} matches flows, which have no DDIM step; use sampler: sde or ode"
             )
         self._backbone = policy.backbone
         return policy

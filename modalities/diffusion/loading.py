@@ -18,7 +18,7 @@ from mmalign.modalities.diffusion import backbones
 from mmalign.modalities.diffusion.flow_backbones import Flux, StableDiffusion3
 from mmalign.modalities.diffusion.policy import DiffusionPolicy, frozen, policy_of
 
-__all__ = ["PIPELINES", "attach_lora", "load_policy", "save_policy"]
+__all__ = ["PIPELINES", "attach_lora", "load_policy", "policy_around", "save_policy"]
 
 PIPELINES: dict[str, tuple[str, type[backbones.Backbone]]] = {
     "StableDiffusionPipeline": ("diffusers", backbones.StableDiffusion),
@@ -53,7 +53,7 @@ def load_policy(source: str, *, device: str, dtype: str) -> DiffusionPolicy:
     if dtype not in _DTYPES:
         raise UserError(f'unknown dtype "{dtype}"{nearest(dtype, _DTYPES)}; one of {", ".join(_DTYPES)}')
     kind = _kind(source)
-    module, backbone = PIPELINES[kind]
+    module = PIPELINES[kind][0]
     cls: Any = getattr(importlib.import_module(module), kind)
     try:
         with _quiet():
@@ -61,9 +61,20 @@ def load_policy(source: str, *, device: str, dtype: str) -> DiffusionPolicy:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f'no pipeline could be loaded from "{source}" ({line})') from error
+    return policy_around(pipeline).to(device=device, dtype=_DTYPES[dtype])
+
+
+def policy_around(pipeline: Any) -> DiffusionPolicy:
+    """A policy over a pipeline that is already in memory; its denoiser trains, everything else is frozen.
+
+    Raises:
+        UserError: when the pipeline's class is not known here.
+    """
+    kind = type(pipeline).__name__
+    if kind not in PIPELINES:
+        raise UserError(f"{kind} is not known here{nearest(kind, PIPELINES)}; known: {', '.join(PIPELINES)}")
     pipeline.set_progress_bar_config(disable=True)
-    policy = DiffusionPolicy(backbone(pipeline))
-    return policy.to(device=device, dtype=_DTYPES[dtype]).eval()
+    return DiffusionPolicy(PIPELINES[kind][1](pipeline)).eval()
 
 
 def save_policy(model: nn.Module, folder: Path) -> None:

@@ -69,18 +69,24 @@ def test_a_fraction_of_the_random_steps_is_recorded(
     torch.testing.assert_close(first.after, chain.after[first.index])
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "drawing"])
-def test_the_flow_of_a_noise_model_draws_ddims_pictures_and_scores_its_own(
-    name: str, open_family: Callable[..., Any], prompts: list[Row]
+def test_the_flow_of_a_noise_model_draws_ddims_pictures(
+    open_family: Callable[..., Any], prompts: list[Row]
 ) -> None:
-    size = {} if name == "drawing" else {"height": 16, "width": 16}
-    ddim, flow = open_family(name, **size), open_family(name, sampler="sde", **size)
+    """Where the schedule ends in the picture itself; that of Stable Diffusion ends a little before it."""
+    ddim, flow = open_family("drawing"), open_family("drawing", sampler="sde")
     want, got = (
         one.adapter.sample(one.model, prompts, 1, generator(3), temperature=0.0) for one in (ddim, flow)
     )
     for one, other in zip(want.rows, got.rows, strict=True):
         gap = np.abs(np.asarray(one.completion, dtype=float) - np.asarray(other.completion, dtype=float))
         assert gap.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["sd", "drawing"])
+def test_the_flow_of_a_noise_model_scores_its_own_steps(
+    name: str, open_family: Callable[..., Any], prompts: list[Row]
+) -> None:
+    flow = open_family(name, sampler="sde")
     drawn = flow.adapter.sample(flow.model, prompts, 2, generator(3))
     scored = flow.adapter.logp(flow.model, flow.adapter.collate(drawn.rows))
     assert drawn.logp.shape == (6, 3)
