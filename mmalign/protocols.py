@@ -163,7 +163,10 @@ class DifferentiableReward(Protocol):
 
 @runtime_checkable
 class Tunes(Protocol):
-    """Attaches a parameter-efficient tuner whose being switched off gives the reference policy."""
+    """Attaches LoRA where its modality wants it; switched off it gives the reference policy.
+
+    Every other tuner attaches by name, without the adapter's help (:func:`mmalign.tuners.attach`).
+    """
 
     def attach_lora(
         self, model: nn.Module, *, r: int, alpha: int, target_modules: Sequence[str] | str, seed: int

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from mmalign.errors import UserError
+from mmalign.tuners.layer import CONTAINER
 
 __all__ = ["count_parameters", "freeze"]
 
@@ -15,11 +16,13 @@ __all__ = ["count_parameters", "freeze"]
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Set ``requires_grad`` to false for parameters whose name matches one of the shell patterns.
 
+    What a tuner of :mod:`mmalign.tuners` brought trains wherever it stands: its scope says where.
+
     Raises:
         UserError: when nothing is left to train.
     """
     for name, parameter in model.named_parameters():
-        if any(fnmatchcase(name, pattern) for pattern in patterns):
+        if f".{CONTAINER}." not in name and any(fnmatchcase(name, pattern) for pattern in patterns):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"model.freeze {list(patterns)} leaves no parameter to train")

@@ -92,7 +92,7 @@ class KeepPart(Part):
         after = int(self.spec.get("after", 1))
 
         def keep(y: Tensor) -> Tensor:
-            self.kept = (y[:, :1].detach(), y[:, after:].detach())
+            self.kept = (y[:, :1].detach().clone(), y[:, after:].detach())
             return y
 
         return with_output(inner(args, options), keep)

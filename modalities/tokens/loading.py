@@ -18,6 +18,7 @@ from transformers.utils import logging
 from mmalign.errors import UserError, nearest
 from mmalign.modalities.tokens.forward import body, unwrap
 from mmalign.modalities.tokens.head import head_logits
+from mmalign.tuners import is_mergeable
 
 __all__ = [
     "adapter_base",
@@ -62,7 +63,8 @@ def load_pretrained(
         what: the kind of model, for messages.
         device: where to.
         dtype: number format.
-        merge: merge the LoRA of an adapter folder, or keep it as a trainable ``PeftModel``.
+        merge: merge an adapter folder into its base, where that can be done; else, or where it cannot, the model is
+            a trainable ``PeftModel``.
         check_head: refuses a loaded model whose logits are not known here; by default body and head are compared.
 
     Raises:
@@ -76,7 +78,7 @@ def load_pretrained(
             base, auto, check, what=what, device=device, dtype=dtype, check_head=check_head
         )
         tuned = PeftModel.from_pretrained(below, source, is_trainable=True)
-        return _merged(tuned, source) if merge else tuned.eval()
+        return _merged(tuned, source) if merge and is_mergeable(tuned) else tuned.eval()
     check(source)
     try:
         with _quiet():

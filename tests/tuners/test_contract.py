@@ -18,7 +18,7 @@ from mmalign import registry
 from mmalign.errors import UserError
 from mmalign.tuners import attach, declared_count, is_mergeable, part_states, trainable_count
 
-SIDE = {"widths": [8, 12], "heads": [2, 3], "stride": 4, "classes": 5}
+SIDE = {"widths": [8, 12], "heads": [2, 3], "stride": 4, "every": 1, "classes": 5}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "adapter": [{"hidden": 4}, {"hidden": 4, "place": "parallel", "act": "relu", "scale": 2.0}],
     "adaptformer": [{"hidden": 4}],

@@ -13,7 +13,7 @@ from mmalign.tuners import attach, part_states, trainable_count
 from mmalign.tuners.hst.network import Bridge, SideBlock, SideNetwork, SideSizes, grid_of, stage_depths
 
 VIT_B = SideSizes(768, 12, (32, 48, 64, 72), (2, 4, 8, 12))
-SMALL = {"widths": [8, 12], "heads": [2, 3], "stride": 4}
+SMALL = {"widths": [8, 12], "heads": [2, 3], "stride": 4, "every": 1}
 
 
 def kept_for_backward(model: nn.Module, x: Tensor) -> int:

@@ -38,6 +38,11 @@ class VisualPrompts:
 
     def plan(self, anatomy: Anatomy, options: VptOptions, probe: Probe | None) -> Plan:
         """Prompts at each block (deep), or put in at the first and taken out at the last (shallow)."""
+        if anatomy.scope and hasattr(anatomy.module, "_can_record_outputs"):
+            raise UserError(
+                f"vpt: {type(anatomy.module).__name__} hands out what its blocks saw, prompts included; use it on a "
+                "whole model, or spt or an adapter on a tower"
+            )
         after, fan, last = first_tokens(anatomy), _fan(anatomy), len(anatomy.blocks) - 1
         sites: dict[str, list[dict[str, Any]]] = {}
         for k, block in enumerate(anatomy.blocks):

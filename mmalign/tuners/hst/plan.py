@@ -25,6 +25,8 @@ class SideOptions(Section):
     """Attention heads per stage."""
     stride: PositiveCount = 4
     """Of the first stage, in pixels; it doubles from stage to stage."""
+    every: PositiveCount = 1
+    """Read every so-many-th block, counted from the last."""
     head: Literal["classes", "dense"] = "classes"
     """One answer per image, or one per pixel."""
     classes: Count = 0
@@ -35,11 +37,13 @@ class DetachedOptions(SideOptions):
     """The side network's sizes, and whether it answers alone; without sizes it is one ladder at the patches' places."""
 
     widths: tuple[PositiveCount, ...] = ()
-    """Channels per stage; empty is one stage of a sixteenth of the backbone's."""
+    """Channels per stage; empty is one stage of a twelfth of the backbone's."""
     heads: tuple[PositiveCount, ...] = ()
     """Attention heads per stage; empty is 2 in each."""
     stride: Count = 0
     """Of the first stage, in pixels; 0 is the backbone's patch size, entered by one convolution."""
+    every: PositiveCount = 2
+    """Read every so-many-th block, counted from the last; LST drops side layers too."""
     residual: Bool = False
     """Add to the model's own output, from a head that starts at 0, instead of answering in its place."""
 
@@ -79,7 +83,8 @@ class SideTuning:
             )
         after, wide = first_tokens(anatomy), anatomy.width(anatomy.blocks[0])
         sites: dict[str, list[dict[str, Any]]] = {}
-        for block in anatomy.blocks:
+        blocks = anatomy.blocks[::-1][:: options.every][::-1]
+        for block in blocks:
             meta = {"kind": "prompts", "n": 1, "dim": wide, "after": after, "init": "xavier", "keep": True}
             sites[block.name] = [{"kind": "keep", "after": after} if self._detach else meta]
         if not self._detach:
@@ -89,7 +94,7 @@ class SideTuning:
         conv = next((m for m in anatomy.modules.values() if isinstance(m, nn.Conv2d)), None)
         side = {
             "kind": "side",
-            "blocks": [block.name for block in anatomy.blocks],
+            "blocks": [block.name for block in blocks],
             "classes": options.classes or self._classes(anatomy, options),
             "channels": conv.in_channels if conv is not None else 3,
             "head": options.head,
@@ -100,7 +105,7 @@ class SideTuning:
         return Plan(SiteConfig(peft_type="MMALIGN_SIDE", plan=sites))
 
     def _sizes(self, options: SideOptions, wide: int, conv: nn.Conv2d | None) -> dict[str, Any]:
-        widths = options.widths or (max(2, wide // 32 * 2),)
+        widths = options.widths or (max(2, wide // 24 * 2),)
         heads = options.heads or (2,) * len(widths)
         stride = options.stride or (conv.stride[0] if conv is not None else 4)
         if len(widths) != len(heads):
