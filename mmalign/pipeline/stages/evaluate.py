@@ -81,7 +81,7 @@ def _task(ctx: RunContext, name: str) -> Task:
 
 def _weights_digest(source: str) -> str | None:
     """SHA-256 over a local folder's weights, so that changed weights are never mistaken for the old ones."""
-    files = sorted(Path(source).glob("*.safetensors"))
+    files = sorted(Path(source).glob("*.safetensors")) or sorted(Path(source).glob("*/*.safetensors"))
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as handle:
