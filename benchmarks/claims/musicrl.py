@@ -100,7 +100,7 @@ CLAIM = Claim(
         _trained(
             "ru",
             "RU: the users' taste beside R",
-            {**_U, "reward.model_weight": 0.3, "reward.also": {"tunes-r": 1.0}},
+            {**_U, "reward.model_weight": 0.3, "reward.also": {"tunes-r": 1.0, "tunes-truth": 0.0}},
             _USERS,
         ),
     ),
@@ -119,7 +119,7 @@ CLAIM = Claim(
     },
     equal=("seed", "modality", "model", "data", "evaluate", "guard", "grpo"),
     seeds=3,
-    curves=("over_budget", "rewards/adherence", "rewards/quality"),
+    curves=("over_budget", "watch/tunes-truth"),
     tables={
         "adherence": says.ALIGNED.format(t=f"{ALIGNED_BEST['temperature']:g}", name="adherence/all"),
         "KL nats": "measured/kl",

@@ -256,7 +256,8 @@ class RewardConfig(Section):
     model_weight: Float = 1.0
     """Weight of the score of ``preference`` and ``factual``, in standard deviations of the start's answers."""
     also: dict[str, Float] = Field(default_factory=dict)
-    """Plain rewards paid beside ``name``, with their weights: ``{tunes: 1.0}``; they have their default options."""
+    """Plain rewards paid beside ``name``, with their weights: ``{tunes-r: 1.0}``; they have their default options, and
+    one of weight 0 is logged as ``watch/NAME`` and never paid."""
     uncertainty: NonNegative = 0.0
     """How many standard deviations between the members of an ensemble are taken off the score."""
     length_coef: Float = 0.0

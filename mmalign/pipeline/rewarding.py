@@ -64,7 +64,7 @@ def _main_reward(ctx: RunContext, cfg: RewardConfig) -> Callable[[Rollout], Step
 
 
 class _Beside:
-    """The weighted sum of rewards; each one's parts carry its name."""
+    """The weighted sum of rewards; parts carry their reward's name, one of weight 0 becomes a note ``watch/NAME``."""
 
     def __init__(self, terms: Mapping[str, tuple[Callable[[Rollout], StepReward], float]]) -> None:
         self._terms = terms
@@ -75,6 +75,9 @@ class _Beside:
         notes: dict[str, Any] = {}
         for name, (reward, weight) in self._terms.items():
             made = reward(rollout)
+            if weight == 0:
+                notes[f"watch/{name}"] = made.per_step.sum(-1)
+                continue
             total = total + weight * made.per_step
             for part, values in (made.parts or {"": made.per_step}).items():
                 parts[f"{name}/{part}" if part not in ("", name) else name] = weight * values

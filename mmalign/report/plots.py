@@ -55,10 +55,11 @@ def panels(records: Sequence[Mapping[str, Any]], types: Sequence[str] = ()) -> l
         if series:
             drawn.append(_panel(title, unit, series, types))
         if title == "Reward":
-            parts = sorted({k for r in records for k in r if k.startswith("rewards/") and k not in keys})
-            several = [s for key in parts if (s := _series(records, key, key.rpartition("/")[2]))]
-            if several:
-                drawn.append(_panel("Reward by part", "mean per answer", several[: len(_LINES)], types))
+            for name, prefix in (("Reward by part", "rewards/"), ("Watched, never paid", "watch/")):
+                parts = sorted({k for r in records for k in r if k.startswith(prefix) and k not in keys})
+                several = [s for key in parts if (s := _series(records, key, key.rpartition("/")[2]))]
+                if several:
+                    drawn.append(_panel(name, "mean per answer", several[: len(_LINES)], types))
     return drawn
 
 

@@ -52,6 +52,13 @@ def test_rewards_beside_a_trained_one(tmp_path: Path) -> None:
     assert any(line["rewards/toy"] for line in grpo)
     assert all(abs(2 * line["rewards/toy"]) <= 2.0 for line in grpo)
 
+    flags = ["--stages=[grpo]", f"--reuse_from={folder}", "--reward.also={toy: 0.0}"]
+    watched = run_recipe(config(tmp_path / "watched", *flags))
+    first, *_ = [json.loads(line) for line in (watched / "metrics.jsonl").read_text().splitlines()]
+    assert first["watch/toy"] == pytest.approx(2 * grpo[0]["rewards/toy"], abs=1e-5)
+    paid = [value for name, value in first.items() if name.startswith("rewards/preference")]
+    assert first["rewards/mean"] == pytest.approx(sum(paid), abs=1e-5) and "rewards/toy" not in first
+
 
 @pytest.mark.parametrize(
     ("flags", "message"),
