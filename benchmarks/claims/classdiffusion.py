@@ -62,6 +62,7 @@ CLAIM = Claim(
         "data.world": "drawings-concept",
         "data.n_train": 5,
         "personalise.class_word": "red",
+        "personalise.start_word": "three",
         "personalise.prompt": "a {word} square",
         "personalise.class_prompt": "a {class} square",
         "personalise.max_steps": 120,

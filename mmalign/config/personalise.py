@@ -19,7 +19,10 @@ class PersonaliseConfig(Section):
     word: str = "<new>"
     """The new word; the model must not know it yet."""
     class_word: str = ""
-    """The known word (or words) for the class the thing belongs to; the new word starts from it."""
+    """The known word (or words) for the class the thing belongs to."""
+    start_word: str | None = None
+    """Known words that the new word starts from; null is ``class_word``.  The paper's code takes a rare word, which the
+    semantic loss has to bring to the class; from the class itself there is little for it to do."""
     prompt: str = "a photo of a {word} {class}"
     """Prompt of the rows' answers, with ``{word}``."""
     class_prompt: str = "a photo of a {class}"

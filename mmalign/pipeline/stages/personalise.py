@@ -47,7 +47,7 @@ def run(ctx: RunContext) -> None:
         raise UserError(f"stage personalise: row {lacking[0]} has no 'completion' that shows the thing")
     model = ctx.load_model(ctx.start_policy())
     prior = _prior(ctx, model)
-    model = ctx.adapter.learn_word(model, word=cfg.word, like=cfg.class_word)
+    model = ctx.adapter.learn_word(model, word=cfg.word, like=cfg.start_word or cfg.class_word)
     optimizer = make_optimizer(
         {"policy": model.parameters()}, {"policy": cfg.learning_rate}, cfg.weight_decay
     )

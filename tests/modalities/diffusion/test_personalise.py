@@ -177,7 +177,7 @@ def test_the_stage_resumes_to_the_same_word(
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
     flags = [
         "--modality=diffusion", f"--model.model_name_or_path={folders('sd')}", "--stages=[personalise]",
-        "--guard.enabled=false", f"--data.train={tmp_path / 'rows.jsonl'}", "--personalise.class_word=red",
+        "--guard.enabled=false", f"--data.train={tmp_path / 'rows.jsonl'}", "--personalise.class_word=red", "--personalise.start_word=two",
         "--personalise.prompt=a {word} square", "--personalise.class_prompt=a {class} square",
         "--personalise.n_prior=3", "--personalise.max_steps=4", "--personalise.save_steps=1",
         "--personalise.learning_rate=1e-3", '--model.options={"height": 16, "width": 16, "num_inference_steps": 3}',
