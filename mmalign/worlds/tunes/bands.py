@@ -79,7 +79,7 @@ def magnitudes(bands: Tensor, steps: int = 30) -> Tensor:
     return found
 
 
-def waveform(bands: Tensor, steps: int = 32) -> Tensor:
+def waveform(bands: Tensor, steps: int = 12) -> Tensor:
     """Samples ``[B, F * HOP]`` for log bands ``[B, F, BANDS]``: magnitudes, then phases by fast Griffin-Lim.
 
     Deterministic: phases start from a fixed stream.

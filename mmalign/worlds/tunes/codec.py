@@ -99,7 +99,7 @@ class BandCodec:
         assert isinstance(found, Tensor)
         return found.view(len(codes), -1, BANDS) * self.scale + self.mean
 
-    def clips(self, codes: Tensor, steps: int = 32) -> list[Clip]:
+    def clips(self, codes: Tensor, steps: int = 12) -> list[Clip]:
         """Sounds of codes ``[B, K, T]``, by Griffin-Lim with ``steps`` iterations."""
         samples = waveform(self.bands(codes), steps).numpy()
         return [Clip(row.astype(np.float32), RATE) for row in samples]
