@@ -27,6 +27,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "hst": [{**SIDE}, {"widths": [8], "heads": [2], "classes": 5}],
     "lst": [{"classes": 5}, {**SIDE}, {**SIDE, "residual": True}],
     "mam": [{"hidden": 4, "prefix": 2}, {"hidden": 4, "prefix": 0}],
+    "corda": [{"r": 2}, {"r": 2, "keep_knowledge": True}],
+    "pissa": [{"r": 2}],
     "spt": [
         {"budget": 0.05, "rank": 2},
         {"budget": 0.1, "rank": 2, "structure": "adapter", "alpha": 30},
@@ -158,7 +160,8 @@ def test_every_tuner_of_parts_is_under_contract() -> None:
 
     made = set()
     for name in registry.names("tuners"):
-        config = attach(build("vit"), name, probe=losses("vit")).peft_config["default"]
+        options = OPTIONS.get(name, [{}])[0]
+        config = attach(build("vit"), name, options, probe=losses("vit")).peft_config["default"]
         if isinstance(config, SiteConfig):
             made.add(name)
     assert made == set(OPTIONS)
