@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mmalign.benchmarks.claims.pictures_statements import (
     first_update_is_on_policy,
@@ -25,28 +26,48 @@ _FAD, _MOS = 0.1, 0.1
 
 def statements(start_t: float, aligned_t: float) -> tuple[Statement, ...]:
     """The statements, with the temperatures at which start and aligned policies are decoded."""
+    at = _At(start_t, aligned_t)
+    return (*_must_hold(at), *_reported(at))
 
-    def gap(arm: str, other: str, name: str, *, ours: float = aligned_t, theirs: float = aligned_t) -> Check:
-        return lambda results: rises(_gap(results, (arm, ours), (other, theirs), name), unit="points")
 
-    def gain(arm: str, name: str = "adherence/all") -> Callable[[Results], PerStart]:
-        return lambda results: _gap(results, (arm, aligned_t), ("start_best", start_t), name)
+@dataclass(frozen=True, slots=True)
+class _At:
+    """Comparisons of arms at the temperatures at which they were decoded."""
 
-    def both(arm: str, other: str, theirs: float) -> Check:
+    start: float
+    aligned: float
+
+    def above(self, arm: str, other: str, temperature: float) -> Check:
+        """The arm's adherence is above the other's."""
+        ours, theirs = (arm, self.aligned), (other, temperature)
+        return lambda results: rises(_gap(results, ours, theirs, "adherence/all"))
+
+    def both(self, arm: str, other: str, temperature: float) -> Check:
+        """And so it is by the judge's net and by signal processing."""
+        ours, theirs = (arm, self.aligned), (other, temperature)
+
         def check(results: Results) -> Verdict:
             names = (("net", "adherence/all"), ("signal", "adherence_measured/all"))
-            return all_of(
-                [
-                    (said, rises(_gap(results, (arm, aligned_t), (other, theirs), name)))
-                    for said, name in names
-                ]
-            )
+            return all_of([(said, rises(_gap(results, ours, theirs, name))) for said, name in names])
 
         return check
 
-    def nothing(control: str) -> Check:
-        return lambda results: no_gain(gain(control)(results), gain(control)(results), gain("r")(results))
+    def gain(self, results: Results, arm: str) -> PerStart:
+        """The arm's adherence less that of the start at its best."""
+        return _gap(results, (arm, self.aligned), ("start_best", self.start), "adherence/all")
 
+    def nothing(self, control: str) -> Check:
+        """The control's gain is nothing beside R's."""
+
+        def check(results: Results) -> Verdict:
+            own = self.gain(results, control)
+            return no_gain(own, own, self.gain(results, "r"))
+
+        return check
+
+
+def _must_hold(at: _At) -> tuple[Statement, ...]:
+    best = (("r", at.aligned), ("start_best", at.start))
     return (
         must(
             "E1",
@@ -57,38 +78,38 @@ def statements(start_t: float, aligned_t: float) -> tuple[Statement, ...]:
         must(
             "A1",
             "R follows captions better than the start, each decoded at its best, by net and by signal processing",
-            both("r", "start_best", start_t),
+            at.both("r", "start_best", at.start),
         ),
-        must("Q1", "and sounds no worse: MOS and FAD", _no_worse(("r", aligned_t), ("start_best", start_t))),
-        must("S1", "R is above shuffled rewards at the same KL budget", both("r", "shuffled", aligned_t)),
-        must("S2", "and above rewards for other captions", both("r", "captions", aligned_t)),
-        must("S3", "shuffled rewards gain nothing", nothing("shuffled")),
-        must("S4", "rewards for other captions gain nothing", nothing("captions")),
+        must("Q1", "and sounds no worse: MOS and FAD", _no_worse(*best)),
+        must("S1", "R is above shuffled rewards at the same KL budget", at.both("r", "shuffled", at.aligned)),
+        must("S2", "and above rewards for other captions", at.both("r", "captions", at.aligned)),
+        must("S3", "shuffled rewards gain nothing", at.nothing("shuffled")),
+        must("S4", "rewards for other captions gain nothing", at.nothing("captions")),
+    )
+
+
+def _reported(at: _At) -> tuple[Statement, ...]:
+    kl = shown_beside("measured/kl", "r", "shuffled", "captions", "u", "ru")
+    return (
         report(
             "A2",
             "the gain is 15 points or more",
-            lambda results: at_least(gain("r")(results), 0.15, unit="points"),
+            lambda results: at_least(at.gain(results, "r"), 0.15, unit="points"),
         ),
-        report("B1", "R is above the start sampled as it is", gap("r", "start", "adherence/all", theirs=1.0)),
-        report("B2", "above guidance alone", gap("r", "guided", "adherence/all", theirs=1.0)),
-        report("B3", "above a lower temperature alone", gap("r", "cool", "adherence/all", theirs=start_t)),
-        report("B4", "above the best of 4 by R", gap("r", "best_of_4", "adherence/all", theirs=start_t)),
-        report(
-            "B5",
-            "above supervised training of equal compute",
-            gap("r", "sft", "adherence/all", theirs=start_t),
-        ),
+        report("B1", "R is above the start sampled as it is", at.above("r", "start", 1.0)),
+        report("B2", "above guidance alone", at.above("r", "guided", 1.0)),
+        report("B3", "above a lower temperature alone", at.above("r", "cool", at.start)),
+        report("B4", "above the best of 4 by R", at.above("r", "best_of_4", at.start)),
+        report("B5", "above supervised training of equal compute", at.above("r", "sft", at.start)),
         report("U1", "U: the users' taste rises and captions are forgotten", _hacked("u")),
         report(
-            "U2", "RU: taste above R's, at 95 % of R's adherence or more", _both_kept("ru", "r", aligned_t)
+            "U2", "RU: taste above R's, at 95 % of R's adherence or more", _both_kept("ru", "r", at.aligned)
         ),
-        report(
-            "K1", "KL, nats per piece", shown_beside("measured/kl", "r", "shuffled", "captions", "u", "ru")
-        ),
-        report("D1", "diversity", _beside("diversity", start_t, aligned_t)),
-        report("D2", "level, dB", _beside("level_db", start_t, aligned_t)),
-        report("D3", "FAD", _beside("fad", start_t, aligned_t)),
-        report("D4", "FAD of as many real pieces", _beside("fad_floor", start_t, aligned_t)),
+        report("K1", "KL, nats per piece", kl),
+        report("D1", "diversity", _beside("diversity", at)),
+        report("D2", "level, dB", _beside("level_db", at)),
+        report("D3", "FAD", _beside("fad", at)),
+        report("D4", "FAD of as many real pieces", _beside("fad_floor", at)),
     )
 
 
@@ -159,10 +180,10 @@ def _both_kept(arm: str, other: str, t: float) -> Check:
     return check
 
 
-def _beside(name: str, start_t: float, aligned_t: float) -> Check:
+def _beside(name: str, at: _At) -> Check:
     """One figure of the decoded pieces, arm by arm."""
-    shows = {"start": 1.0, "start_best": start_t, "best_of_4": start_t, "sft": start_t}
-    shows |= dict.fromkeys(("r", "shuffled", "captions", "u", "ru"), aligned_t)
+    shows = {"start": 1.0, "start_best": at.start, "best_of_4": at.start, "sft": at.start}
+    shows |= dict.fromkeys(("r", "shuffled", "captions", "u", "ru"), at.aligned)
 
     def check(results: Results) -> Verdict:
         parts = []

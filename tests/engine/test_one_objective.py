@@ -1,4 +1,4 @@
-"""One function object serves every modality: text, pictures and the toy, against numpy on each one's own log-probs."""
+"""One function object serves every modality: text, pictures, music and the toy, against numpy on their own log-probs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "modalities" / "text"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "modalities" / "vision"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "modalities" / "audio"))
 
+import music_models
 import text_families
 import vision_families
 from vision_rows import picture
@@ -20,6 +22,7 @@ from vision_rows import picture
 import mmalign.engine.pairs as engine
 from mmalign.data.pairs import Pair, pairs_from_rows
 from mmalign.engine.reference import Reference
+from mmalign.modalities.audio import AudioAdapter
 from mmalign.modalities.text import TextAdapter
 from mmalign.modalities.vision import VisionAdapter
 from mmalign.objectives.preference import PairSettings, preference_loss
@@ -32,7 +35,7 @@ SETTINGS = {
     name: PairSettings((name,), beta=BETA, simpo_gamma=GAMMA)
     for name in ("sigmoid", "ipo", "simpo", "apo_zero")
 } | {"sigmoid_norm": PairSettings(("sigmoid_norm",), beta=BETA, label_smoothing=FLIPPED)}
-MODALITIES = ("text", "text without template", "vision", "toy")
+MODALITIES = ("text", "text without template", "vision", "audio", "toy")
 Scored = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -61,6 +64,19 @@ def made(modality: str, root: Path) -> tuple[Any, Any, list[Pair]]:
     if modality == "toy":
         adapter: Any = ToyAdapter()
         return adapter, adapter.load("toy:1"), pairs_from_rows(toy_rows(4))
+    if modality == "audio":
+        lengths = [(3200, 1600), (1280, 2240), (960, 3200)]
+        rows = [
+            Row(
+                str(k),
+                "bright piano",
+                chosen=music_models.sound(k, good),
+                rejected=music_models.sound(9 - k, bad),
+            )
+            for k, (good, bad) in enumerate(lengths)
+        ]
+        adapter = AudioAdapter()
+        return adapter, adapter.load(str(music_models.build(root / "music"))), pairs_from_rows(rows)
     answers = [("a red circle .", "a dog"), ("A cat", "there is a blue square ."), ("a bird !", "a")]
     prompts = ["question", "Say something", "question"]
     if modality == "vision":
