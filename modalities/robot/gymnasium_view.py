@@ -82,7 +82,7 @@ class GymnasiumEnvironment:
             try:
                 env = gymnasium.make(
                     self._id,
-                    render_mode="rgb_array" if needs else None,
+                    **({"render_mode": "rgb_array"} if needs else {}),
                     max_episode_steps=self.options.max_episode_steps,
                     disable_env_checker=True,
                 )
