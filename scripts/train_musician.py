@@ -163,7 +163,7 @@ def _codes(plan: PretrainPlan, codec: BandCodec, work: Path) -> torch.Tensor:
 
 def train_base(args: argparse.Namespace) -> None:
     """Train the starting model; every checkpoint leaves a whole folder under ``--work``."""
-    plan = PretrainPlan(seed=args.seed, steps=args.steps or PretrainPlan.steps)
+    plan = PretrainPlan(seed=args.seed, steps=args.steps or PretrainPlan().steps)
     codec = BandCodec.load(BASE)
     judge = Listener.load(args.judge)
     codes = _codes(plan, codec, args.work)

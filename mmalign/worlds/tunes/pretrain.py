@@ -42,7 +42,7 @@ class PretrainPlan:
 
     seed: int = 0
     pieces: int = 16_000
-    steps: int = 5000
+    steps: int = 3400
     batch: int = 64
     lr: float = 1.5e-3
     noise: CaptionNoise = field(default_factory=CaptionNoise)

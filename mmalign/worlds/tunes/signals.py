@@ -23,8 +23,8 @@ _Floats = npt.NDArray[np.float64]
 _PER_SECOND = RATE // HOP
 _QUIET = 3.1
 """Mean log level of loud bands between soft and loud, in nats."""
-_PEAK, _APART = 0.2, 3
-"""Least height of an onset against the highest ones, and least distance in frames."""
+_PEAK, _APART = 0.4, 3
+"""Least prominence of an onset against the highest ones, and least distance in frames."""
 _THIRDS = {"minor": 18, "major": 19}
 """Bands of the chord's third: E flat and E above middle C, which is band 15."""
 
@@ -42,8 +42,8 @@ def _level(magnitude: _Floats) -> _Floats:
 
 def _onsets(magnitude: _Floats) -> _Floats:
     """Rise of compressed loudness from frame to frame, summed over bands, ``[F]``; without its slow drift."""
-    pressed = np.log1p(magnitude / (magnitude.mean() + 1e-9))
-    rise = np.clip(pressed[2:] - pressed[:-2], 0, None).sum(1)
+    pressed = np.log1p(0.3 * magnitude / (magnitude.mean() + 1e-9))
+    rise = np.clip(pressed[3:] - pressed[:-3], 0, None).sum(1)
     found: _Floats = rise - np.convolve(rise, np.ones(25) / 25, "same")
     return found
 
@@ -58,7 +58,7 @@ def _repetition(onsets: _Floats, lag: int) -> float:
 def _tempo(magnitude: _Floats) -> str:
     """How many onsets there are: 4, 8 or 16 notes, cut halfway in their logarithm."""
     onsets = _onsets(magnitude)
-    peaks, _ = find_peaks(onsets, height=_PEAK * float(np.percentile(onsets, 97)), distance=_APART)
+    peaks, _ = find_peaks(onsets, prominence=_PEAK * float(np.percentile(onsets, 97)), distance=_APART)
     rate = (len(peaks) + 1) / SECONDS
     near = {name: abs(np.log(rate / known)) for name, known in NOTES_PER_SECOND.items()}
     return min(near, key=lambda name: float(near[name]))
