@@ -18,6 +18,9 @@ __all__ = ["Environment", "Moment", "Space", "SweepEnvironment", "sweep_start"]
 
 Bools = NDArray[np.bool_]
 
+LEFT = "left"
+"""Key of a row's ``meta``: the packed state in which an earlier episode left the table."""
+
 
 @dataclass(frozen=True)
 class Space:
@@ -100,6 +103,9 @@ class SweepEnvironment:
             starts, max_steps=self.limit, stop_on_success=self.options.stop_on_success
         )
         n, vector = len(rows), self.batch.reset()
+        left = [row.meta.get(LEFT) for row in rows]
+        if any(state is not None for state in left):
+            vector = self.batch.restore(left)
         none = np.zeros(n, dtype=bool)
         return self._moment(vector, np.zeros(n), none, none, none)
 

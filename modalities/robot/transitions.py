@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from mmalign.engine.transitions.actor import squashed_draw, squashed_logp
 from mmalign.engine.transitions.trajectory import Trajectory
 from mmalign.errors import UserError
+from mmalign.modalities.robot.environments import LEFT
 from mmalign.modalities.robot.heads import GaussianHead
 from mmalign.modalities.robot.policy import RobotPolicy
+from mmalign.rng import derive_seed
 from mmalign.types import Row
-from mmalign.worlds.sweep import Episode
+from mmalign.worlds.sweep import Episode, Start
 
 __all__ = ["CutsTransitions"]
 
 
 class CutsTransitions:
-    """``Transitions`` for the robot adapter: vector observations, ``policy: gaussian`` with ``squash: tanh``.
+    """``Transitions`` and ``Continues`` for the robot adapter: vectors, ``policy: gaussian`` with ``squash: tanh``.
 
     Here the density is that of the *action*, with the change of variables: the entropy of maximum-entropy learning is
     over actions.  (``logp`` of the adapter is over the Gaussian number; the two differ by a term that no ratio sees.)
@@ -42,6 +44,20 @@ class CutsTransitions:
         """Log-density ``[B]`` of given actions ``[B, A]``."""
         mean, log_std = _moments(model, observation)
         return squashed_logp(mean, log_std, action, 0.03)
+
+    def continued(self, row: Row) -> Row:
+        """A start of the same task and robot with the next goal, from where everything was left by the answered row.
+
+        Raises:
+            UserError: when the row's episode is not one of the sweep world.
+        """
+        episode = row.completion
+        if not isinstance(episode, Episode) or episode.states is None:
+            raise UserError(f"row {row.id}: only episodes of the sweep world can be gone on with")
+        seed = derive_seed(int(episode.start["seed"]), "continued") % 2**31
+        start = Start(str(episode.start["task"]), str(episode.start["embodiment"]), seed)
+        left = [float(number) for number in episode.states[-1]]
+        return Row(id=row.id, prompt=str(start), meta={LEFT: left})
 
 
 def _moments(model: nn.Module, observation: Tensor) -> tuple[Tensor, Tensor]:
