@@ -82,7 +82,7 @@ CLAIM = claim(
         ),
     ),
     changes=DDPO,
-    sft_steps=73,
+    sft_steps=58,
     quick={"grpo.max_steps": 2, "grpo.rollout_batch_size": 2, "grpo.num_generations": 2},
     equal=("grpo", "reward"),
     vary=("reward.name", "reward.options"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from mmalign.benchmarks.claims import pictures_statements as says
 from mmalign.benchmarks.claims.pictures import EXACT, NETWORK, best_of_4, claim, guided, sft, trained
 
@@ -20,35 +22,37 @@ DRAFT = {
     "pathwise.save_steps": 1000,
 }
 
+_trained = partial(trained, clip=True)
+
 CLAIM = claim(
     "draft-alignprop",
     "A reward's gradient raises the reward fast; without an anchor it is hacked, and the report shows it",
     "Clark et al. (2023), arXiv:2309.17400; Prabhudesai et al. (2023), arXiv:2310.03739; controls of mmalign's own",
     (
-        trained(
+        _trained(
             "draft", "DRaFT through the last 3 steps on the CLIP reward, anchored to data", "pathwise", {}
         ),
-        trained("draft_1", "DRaFT through the last step alone", "pathwise", {"pathwise.grad_steps": 1}),
-        trained(
+        _trained("draft_1", "DRaFT through the last step alone", "pathwise", {"pathwise.grad_steps": 1}),
+        _trained(
             "alignprop",
             "AlignProp: the number of steps drawn around 5",
             "pathwise",
             {"pathwise.grad_steps": 5, "pathwise.grad_steps_spread": 1.5},
         ),
-        trained(
+        _trained(
             "hacked",
             "no anchor, ten times the learning rate",
             "pathwise",
             {"pathwise.sft_coef": 0.0, "pathwise.learning_rate": 1e-3},
             kind="baseline",
         ),
-        trained(
+        _trained(
             "shuffled",
             "control: every picture is scored for another prompt",
             "pathwise",
             {"reward.name": "shuffled", "reward.options": {"reward": "clip"}},
         ),
-        sft(),
+        sft(clip=True),
         guided(),
         best_of_4(),
     ),
@@ -96,6 +100,7 @@ CLAIM = claim(
     ),
     changes=DRAFT,
     sft_steps=16 * 32 * 17 // (3 * 64),
+    clip=True,
     quick={"pathwise.max_steps": 2, "pathwise.rollout_batch_size": 4},
     equal=("pathwise", "reward"),
     vary=("reward.name", "reward.options", "pathwise.grad_steps", "pathwise.grad_steps_spread"),

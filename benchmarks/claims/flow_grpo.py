@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from mmalign.benchmarks.claims import pictures_statements as says
 from mmalign.benchmarks.claims.pictures import (
     DDPO,
@@ -34,23 +36,25 @@ _FEW = {
     "evaluate.options": {"num_inference_steps": 10},
 }
 
+_trained = partial(trained, clip=True)
+
 CLAIM = claim(
     "flow-grpo",
     "Flow-GRPO raises its reward through the SDE, and a few training steps serve a longer sampler",
     "Liu et al. (2025), arXiv:2505.05470; on a noise-predicting model seen as a flow; controls of mmalign's own",
     (
-        trained("flow", "Flow-GRPO on the CLIP reward", "grpo", {}),
-        trained(
+        _trained("flow", "Flow-GRPO on the CLIP reward", "grpo", {}),
+        _trained(
             "few", "the same trained on 5 denoising steps, evaluated on 10", "grpo", _FEW, kind="baseline"
         ),
-        trained("free", "the same without the KL", "grpo", {"grpo.kl_coef": 0.0}),
-        trained(
+        _trained("free", "the same without the KL", "grpo", {"grpo.kl_coef": 0.0}),
+        _trained(
             "shuffled",
             "control: the same rewards given to other pictures",
             "grpo",
             {"reward.name": "shuffled", "reward.options": {"reward": "clip"}},
         ),
-        sft(),
+        sft(clip=True),
         guided(),
         best_of_4(),
     ),
@@ -91,7 +95,8 @@ CLAIM = claim(
         ),
     ),
     changes=FLOW,
-    sft_steps=73,
+    sft_steps=58,
+    clip=True,
     quick={"grpo.max_steps": 2, "grpo.rollout_batch_size": 2, "grpo.num_generations": 2},
     equal=("grpo", "reward"),
     vary=("reward.name", "reward.options", "grpo.kl_coef"),

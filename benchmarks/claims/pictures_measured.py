@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mmalign.pipeline.context import RunContext
+    from mmalign.protocols import Reward
     from mmalign.types import Rollout
 
 __all__ = ["FILE", "diversity", "measure"]
@@ -21,15 +22,16 @@ FILE = "measured.json"
 PROMPTS, EACH = 16, 4
 
 
-def measure(stage: str | None = None) -> Callable[[RunContext], None]:
+def measure(stage: str | None = None, *, clip: bool = False) -> Callable[[RunContext], None]:
     """A job that draws 4 pictures to each of 16 validation prompts and writes ``measured.json``.
 
     ``kl`` (exact, nats per picture over all steps, from the shipped pipeline), ``diversity`` (see :func:`diversity`),
-    ``jpeg`` (kB), ``clip`` (cosine of the world's model), ``truth/template`` and ``truth/network`` (the exact reward
-    under each detector).
+    ``jpeg`` (kB), ``truth/template`` and ``truth/network`` (the exact reward under each detector), ``clip`` (cosine of
+    the world's model) where asked for.
 
     Args:
         stage: whose policy; ``None`` for the start.
+        clip: whether CLIP's cosine is measured.
     """
 
     def job(ctx: RunContext) -> None:
@@ -47,12 +49,13 @@ def measure(stage: str | None = None) -> Callable[[RunContext], None]:
         ctx.adapter.configure({**decoding, "score": "auto", "train_fraction": 1.0})  # type: ignore[attr-defined]
         rng = generator(ctx.cfg.seed, "claims", "measured")
         drawn: Rollout = ctx.adapter.sample(model, rows, EACH, rng)  # type: ignore[attr-defined]
-        rewards = {
+        rewards: dict[str, Reward] = {
             "jpeg": JpegIncompressibility(),
-            "clip": ClipScore(),
             "truth/template": DrawingTruth("template"),
             "truth/network": DrawingTruth("network"),
         }
+        if clip:
+            rewards["clip"] = ClipScore()
         found = {name: float(reward(drawn).per_step.sum(1).mean()) for name, reward in rewards.items()}
         found["kl"] = 0.0 if final is None else _kl(ctx, model, drawn, final)
         found["diversity"] = diversity(drawn)
