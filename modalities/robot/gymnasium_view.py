@@ -1,4 +1,4 @@
-"""gymnasium's environments as batches of episodes, and the sweep world as a gymnasium environment.
+"""gymnasium's environments as batches of episodes.
 
 Any registered environment serves whose observations are a box of numbers (or pixels) and whose actions are a box of
 numbers with bounds, or one of several choices.  Actions arrive in [-1, 1] and are scaled to the bounds.
@@ -19,7 +19,7 @@ from mmalign.rng import derive_seed
 from mmalign.types import Row
 from mmalign.worlds import sweep
 
-__all__ = ["GymnasiumEnvironment", "row_seed", "sweep_env"]
+__all__ = ["GymnasiumEnvironment", "row_seed", "small_picture"]
 
 Bools = NDArray[np.bool_]
 
@@ -161,53 +161,3 @@ def _space(env: Any, options: RobotOptions, timed: bool) -> Space:
     if timed:
         center, scale = np.append(center, 0.0), np.append(scale, 1.0)
     return Space((len(center),), size, choices, center.astype(np.float32), scale.astype(np.float32))
-
-
-def sweep_env(
-    task: str, embodiment: str, *, max_steps: int = sweep.MAX_STEPS, stop_on_success: bool = True
-) -> Any:
-    """The sweep world as a ``gymnasium.Env``; ``reset(seed=...)`` chooses the start, ``render`` gives 64 x 64 pixels.
-
-    ``info`` holds ``success`` and ``potential`` ``[2]``.  One episode of :class:`mmalign.worlds.sweep.SweepBatch`,
-    bit for bit.
-    """
-    gymnasium = _gymnasium()
-
-    class SweepEnv(gymnasium.Env):  # type: ignore[misc, name-defined]
-        metadata: Mapping[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
-        render_mode = "rgb_array"
-
-        def __init__(self) -> None:
-            self.observation_space = gymnasium.spaces.Box(
-                -np.inf, np.inf, (sweep.OBSERVATION_SIZE,), np.float32
-            )
-            self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (sweep.ACTION_SIZE,), np.float32)
-            self._batch: sweep.SweepBatch | None = None
-
-        def reset(
-            self, *, seed: int | None = None, options: dict[str, Any] | None = None
-        ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-            super().reset(seed=seed)
-            chosen = int(self.np_random.integers(2**31)) if seed is None else seed
-            self._batch = sweep.SweepBatch(
-                [sweep.Start(task, embodiment, chosen)], max_steps=max_steps, stop_on_success=stop_on_success
-            )
-            return self._batch.reset()[0], {}
-
-        def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-            assert self._batch is not None
-            made = self._batch.step(np.asarray(action)[None])
-            info = {"success": bool(made.success[0]), "potential": made.potential[0]}
-            return (
-                made.observation[0],
-                float(made.reward[0]),
-                bool(made.terminated[0]),
-                bool(made.truncated[0]),
-                info,
-            )
-
-        def render(self) -> NDArray[np.uint8]:
-            assert self._batch is not None
-            return self._batch.frames()[0]
-
-    return SweepEnv()

@@ -25,6 +25,7 @@ from mmalign.worlds.sweep.environment import (
 )
 from mmalign.worlds.sweep.episode import Episode
 from mmalign.worlds.sweep.experts import PERFECT, Skill, act, play
+from mmalign.worlds.sweep.gymnasium_env import sweep_env
 from mmalign.worlds.sweep.layout import EMBODIMENTS, TASKS, Layout, Start, layout
 from mmalign.worlds.sweep.physics import States, advance, harmed, placed, potential, score
 from mmalign.worlds.sweep.recorder import Recorder
@@ -71,5 +72,6 @@ __all__ = [
     "score",
     "segment_pairs",
     "starts",
+    "sweep_env",
     "unpacked",
 ]

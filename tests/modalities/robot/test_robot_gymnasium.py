@@ -14,7 +14,6 @@ from robot_policies import made
 
 from mmalign.errors import UserError
 from mmalign.modalities.robot import RobotAdapter, RobotOptions
-from mmalign.modalities.robot.gymnasium_view import sweep_env
 from mmalign.rng import generator
 from mmalign.worlds import seeds, sweep
 
@@ -23,7 +22,7 @@ ROWS = seeds.rows("train", 3)
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_sweep_view_is_one_episode_of_the_batch() -> None:
-    env = sweep_env("goal", "medium")
+    env = sweep.sweep_env("goal", "medium")
     check_env(env, skip_render_check=True)
     batch = sweep.SweepBatch([sweep.Start("goal", "medium", 11), sweep.Start("sweep", "short", 1)])
     seen, first = env.reset(seed=11)[0], batch.reset()[0]
