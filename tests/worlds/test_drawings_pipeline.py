@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from mmalign.worlds.drawings import BASES
 from mmalign.worlds.drawings.model import CONTEXT, make_pipeline
 from mmalign.worlds.drawings.pipeline import DrawingPipeline
+from mmalign.worlds.drawings.prompts import draw_wish
+from mmalign.worlds.drawings.training import pictures_of, probe
+from mmalign.worlds.scenes.ship import file_sha256
 
 PROMPTS = ["a red circle", "a blue square left of a green cross"]
 
@@ -97,3 +103,20 @@ def test_saving_and_loading_without_remote_code(pipeline: DrawingPipeline, tmp_p
     assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.py"))
     picture = loaded(PROMPTS[0], 2).images[0]
     assert picture.size == (32, 32) and picture.mode == "RGB"
+
+
+def test_the_shipped_base_is_what_its_record_says_and_draws() -> None:
+    folder = BASES[0]
+    record = json.loads((folder / "README.json").read_text())
+    for name, digest in record["weights_sha256"].items():
+        assert file_sha256(folder / name) == digest
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 10e6
+    shipped = DrawingPipeline.from_pretrained(folder)
+    assert {p.dtype for part in (shipped.transformer, shipped.text_encoder) for p in part.parameters()} == {
+        torch.float32
+    }
+    rng = np.random.default_rng(5)
+    wanted = [draw_wish("validation", rng) for _ in range(80)]
+    figures = probe(wanted, pictures_of(shipped, [wish.text for wish in wanted], 3))
+    assert figures["exact"] > record["validation"]["exact"] - 0.2  # three standard errors and more
+    assert figures["bound_recall"] > 0.65

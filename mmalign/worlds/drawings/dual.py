@@ -181,14 +181,16 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, batch: Exampl
     return (F.cross_entropy(scores[: batch.n], own) + F.cross_entropy(scores.T[: batch.n], own)) / 2
 
 
-def place_loss(head: nn.Linear, images: Tensor, batch: Examples) -> Tensor:
-    """How well a linear ``head`` reads from a picture's vector what stands in which cell.
+def place_loss(head: nn.Linear, images: Tensor, texts: Tensor, batch: Examples) -> Tensor:
+    """How well one linear ``head`` reads from a picture's vector, and from its text's, what stands in which cell.
 
     It is dropped after training.  Without it the model stays blind to relations: places matter to neither encoder until
-    they matter to the other.
+    they matter to the other.  A text leaves places open, so its part ends at the entropy of what it leaves open.
     """
-    read = head(images * images.shape[1] ** 0.5).unflatten(1, (GRID**2, len(THINGS) + 1))
-    return F.cross_entropy(read.flatten(0, 1), batch.places.flatten())
+    vectors = torch.cat([images, texts[: batch.n]])
+    places = torch.cat([batch.places, batch.places[: batch.n]])
+    read = head(vectors * vectors.shape[1] ** 0.5).unflatten(1, (GRID**2, len(THINGS) + 1))
+    return F.cross_entropy(read.flatten(0, 1), places.flatten())
 
 
 @torch.no_grad()

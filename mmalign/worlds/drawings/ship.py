@@ -19,16 +19,18 @@ __all__ = ["ship"]
 
 
 def ship(pipeline: DrawingPipeline, folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """Save the pipeline (float16 safetensors) and ``README.json``; the folder is replaced as a whole.
+    """Save the pipeline (safetensors, the transformer in float16) and ``README.json``; replaces the whole folder.
+
+    diffusers loads its own parts in float32 whatever they are stored in; transformers keeps what the file has, so the
+    text encoder is stored in float32.
 
     Returns the SHA-256 of every weights file, which ``README.json`` records as ``weights_sha256``.
     """
     staging = folder.with_name(folder.name + ".new")
     shutil.rmtree(staging, ignore_errors=True)
-    stored = DrawingPipeline(**{name: copy.deepcopy(part) for name, part in pipeline.components.items()}).to(
-        torch.float16
-    )
-    stored.save_pretrained(staging)
+    parts = {name: copy.deepcopy(part) for name, part in pipeline.components.items()}
+    parts["transformer"].to(torch.float16)
+    DrawingPipeline(**parts).save_pretrained(staging)
     weights = sorted(staging.rglob("*.safetensors"))
     digests = {str(file.relative_to(staging)): file_sha256(file) for file in weights}
     parameters = {
