@@ -99,7 +99,7 @@ def measure_modality_use(
 ) -> GuardReport:
     """Score ``rows`` as they are, blanked and shuffled, and report how far the scores move.
 
-    Rows without an answer get a greedy one from the model (needs ``Samples``).
+    Rows without an answer get one sampled from the model (needs ``Samples``).
 
     Raises:
         UserError: when the modality cannot blank its media.
@@ -166,7 +166,9 @@ def check_modality_used(
 
 
 def answered(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], seed: int) -> list[Row]:
-    """Rows with an answer: their own, or a greedy one sampled from the model.
+    """Rows with an answer: their own, or one sampled from the model at temperature 1.
+
+    Not a greedy one: at the mean of a Gaussian step the log-density does not move with it to first order.
 
     Raises:
         UserError: when rows lack answers and the modality cannot sample.
@@ -175,7 +177,7 @@ def answered(adapter: Likelihood, model: nn.Module, rows: Sequence[Row], seed: i
     lack = [row for row in rows if row.completion is None and row.steps is None]
     if lack and isinstance(adapter, Samples):
         rng = generator(seed, "guard", "sample")
-        have += adapter.sample(model, lack, 1, rng, temperature=0.0, max_steps=32).rows
+        have += adapter.sample(model, lack, 1, rng, temperature=1.0, max_steps=32).rows
     if not have:
         raise UserError("the modality-used guard needs rows with answers, or a modality that can sample")
     return have
