@@ -38,7 +38,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     claim = json.loads(args.claim.read_text(encoding="utf-8"))
-    metrics = dict(item.split("=", 1) for item in args.metrics)
+    metrics = dict(item.rsplit("=", 1) for item in args.metrics)
     columns = max(len(CURVES), len(metrics))
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(2.4 * columns, 2.1 * (1 + bool(metrics))), layout="constrained")
@@ -51,6 +51,8 @@ def main() -> None:
             for name, *points in args.sweep:
                 _sweep(axis, claim["arms"], name, points, key)
             _finish(axis, "setting", label)
+        if metrics:
+            axes[-1, 0].legend(frameon=False, fontsize=6)
         for axis in [*axes[0, len(CURVES) :], *(axes[-1, len(metrics) :] if metrics else [])]:
             axis.set_visible(False)
         axes[0, 0].legend(frameon=False, fontsize=6)
@@ -68,19 +70,13 @@ def _curves(
 def _sweep(
     axis: Any, arms: Mapping[str, Mapping[str, Any]], name: str, points: Sequence[str], key: str
 ) -> None:
-    """One line over the setting, with the interval over seeds as bars."""
-    settings, means, below, above = [], [], [], []
-    for point in points:
-        setting, _, arm = point.partition(":")
-        found = arms[arm][key]
-        low, high = (found.get(side) for side in ("ci_low", "ci_high"))
-        settings.append(float(setting))
-        means.append(found["mean"])
-        below.append(0.0 if low is None else found["mean"] - low)
-        above.append(0.0 if high is None else high - found["mean"])
-    axis.errorbar(
-        settings, means, yerr=[below, above], marker="o", markersize=3, linewidth=1, capsize=2, label=name
-    )
+    """One line over the setting through the means over seeds; every seed is a dot."""
+    settings = [float(point.partition(":")[0]) for point in points]
+    found = [arms[point.partition(":")[2]][key] for point in points]
+    (line,) = axis.plot(settings, [entry["mean"] for entry in found], linewidth=1, label=name)
+    for setting, entry in zip(settings, found, strict=True):
+        seeds = entry.get("per_seed") or [entry["mean"]]
+        axis.plot([setting] * len(seeds), seeds, ".", markersize=4, color=line.get_color())
 
 
 def _finish(axis: Any, x: str, y: str) -> None:
