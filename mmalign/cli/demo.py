@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmalign.cli.arguments import CommandParser, config_from
-from mmalign.errors import UserError
+from mmalign.errors import UserError, nearest
 
 __all__ = ["main"]
 
@@ -21,14 +21,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--modality", default="vision", help="whose demo (default vision)")
     options, flags = parser.with_flags(argv)
-    from mmalign.config.load import recipe_names
-
-    name = f"demo-{options.modality}" + ("-quick" if options.quick else "")
-    if name not in recipe_names():
-        shown = sorted(
-            n.removeprefix("demo-") for n in recipe_names() if n.startswith("demo-") and "quick" not in n
-        )
-        raise UserError(f"--modality {options.modality}: there is no such demo; there are {', '.join(shown)}")
+    name = _recipe_of(options.modality) + ("-quick" if options.quick else "")
     cfg = config_from(name, flags)
     from rich.console import Console
 
@@ -44,3 +37,22 @@ def main(argv: Sequence[str]) -> int:
     Console().print(headline_table(folder))
     print(f"report: {folder / 'report.html'}")
     return 0
+
+
+def _recipe_of(wanted: str) -> str:
+    """The demo recipe that is called ``demo-WANTED``, or whose adapter is called so.
+
+    Raises:
+        UserError: when there is none, naming those there are.
+    """
+    from mmalign.config.load import load_config, recipe_names
+
+    names = [name for name in recipe_names() if name.startswith("demo-") and not name.endswith("-quick")]
+    found = [name for name in names if wanted == name.removeprefix("demo-")]
+    found = found or [name for name in names if wanted == load_config(name).modality]
+    if not found:
+        shown = [name.removeprefix("demo-") for name in names]
+        raise UserError(
+            f"--modality {wanted}: there is no such demo{nearest(wanted, shown)}; there are {', '.join(shown)}"
+        )
+    return found[0]
