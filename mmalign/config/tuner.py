@@ -8,7 +8,10 @@ from pydantic import Field
 
 from mmalign.config.fields import PositiveCount, Section
 
-__all__ = ["TunerConfig"]
+__all__ = ["CONTAINER", "TunerConfig"]
+
+CONTAINER = "mmalign_parts"
+"""Where the parts of a tuner hang: a piece of the name of every tensor they hold."""
 
 
 class TunerConfig(Section):

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mmalign.config.tuner import CONTAINER
 from mmalign.engine.atomic import write_folder
 from mmalign.errors import UserError
 
@@ -37,12 +38,19 @@ _NAME = re.compile(r"checkpoint-(\d+)$")
 
 
 def trainable_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Parameters with ``requires_grad`` and persistent buffers of all modules, as ``module/name``."""
+    """Parameters with ``requires_grad`` and the buffers of attached tuners, as ``module/name``.
+
+    A tuner's buffers are part of what it learnt (which weights it picked, running statistics); those of a frozen
+    model below it are not.
+    """
     tensors: dict[str, Tensor] = {}
     for prefix, module in modules.items():
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 tensors[f"{prefix}/{name}"] = parameter.data
+        for name, buffer in module.named_buffers():
+            if f".{CONTAINER}." in name:
+                tensors[f"{prefix}/{name}"] = buffer
     return tensors
 
 

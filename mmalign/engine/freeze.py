@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from mmalign.config.tuner import CONTAINER
 from mmalign.errors import UserError
-from mmalign.tuners.layer import CONTAINER
 
 __all__ = ["count_parameters", "freeze"]
 

@@ -30,6 +30,9 @@ class LowRank(nn.Module):
     reference; the sum is a plain LoRA of twice the rank.
     """
 
+    A0: Tensor
+    B0: Tensor
+
     def __init__(self, wide: int, spec: Mapping[str, Any], like: Tensor, scale: float) -> None:
         super().__init__()
         r, tall = int(spec["r"]), int(spec["stop"]) - int(spec["start"])
@@ -111,6 +114,11 @@ class DeltaPart(Part):
         key = plain_name(name)
         return getattr(self, self._indices[key]) if key in self._indices else None
 
+    def blocks(self, name: str) -> list[LowRank]:
+        """The low-rank blocks of a parameter."""
+        found: Any = self.low[plain_name(name)] if plain_name(name) in self.low else ()
+        return list(found)
+
     def changed(self, name: str) -> Tensor:
         """The parameter ``name`` with its change, differentiable in the change."""
         weight, key = self._base[0].get_parameter(name).detach(), plain_name(name)
@@ -120,7 +128,7 @@ class DeltaPart(Part):
             weight = weight + values if positions is None else scattered(weight, positions, values)
         if key in self.low:
             change = torch.zeros_like(weight)
-            for block in self.low[key]:
+            for block in self.blocks(name):
                 change = change.index_add(
                     0,
                     torch.arange(block.start, block.stop, device=weight.device),
@@ -150,7 +158,7 @@ class DeltaPart(Part):
         if "weight" not in self.low:
             return out
         pieces, dropped, done = [], self.dropout(x), 0
-        for block in sorted(self.low["weight"], key=lambda block: block.start):
+        for block in sorted(self.blocks("weight"), key=lambda block: block.start):
             pieces += [out[..., done : block.start]] if block.start > done else []
             change = self._drop_path(block(dropped.to(block.A.dtype))).to(out.dtype)
             pieces.append(out[..., block.start : block.stop] + change)

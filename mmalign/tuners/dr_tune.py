@@ -21,6 +21,11 @@ class FeatureQueue(nn.Module):
         dim: of a feature.
     """
 
+    current: Tensor
+    pretrained: Tensor
+    labels: Tensor
+    written: Tensor
+
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("current", torch.zeros(size, dim))

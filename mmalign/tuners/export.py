@@ -31,7 +31,7 @@ def lora_factors(model: PeftModel) -> dict[str, tuple[Tensor, Tensor]]:
                     "save the whole weights"
                 )
             tall = layer.get_base_layer().get_parameter("weight").shape[0]
-            pieces = [_rows(block, tall) for block in part.low["weight"]]  # type: ignore[union-attr]
+            pieces = [_rows(block, tall) for block in part.blocks("weight")]
             factors[name] = (torch.cat([a for a, _ in pieces]), torch.cat([b for _, b in pieces], dim=1))
     if not factors:
         raise UserError("the model carries no adapter of this package")

@@ -9,12 +9,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
+from mmalign.config.tuner import CONTAINER
 from mmalign.tuners.parts import Inner, Part, make_part
 
-__all__ = ["CONTAINER", "SiteLayer"]
-
-CONTAINER = "mmalign_parts"
-"""The attribute that holds the parts; the prefix of every saved tensor."""
+__all__ = ["SiteLayer"]
 
 
 class SiteLayer(nn.Module, BaseTunerLayer):
@@ -55,7 +53,8 @@ class SiteLayer(nn.Module, BaseTunerLayer):
     def parts(self, adapters: Sequence[str] | None = None) -> list[Part]:
         """The parts of the active (or the named) adapters, innermost first."""
         names = self.active_adapters if adapters is None else adapters
-        return [part for name in names if name in self.mmalign_parts for part in self.mmalign_parts[name]]  # type: ignore[misc,union-attr]
+        held: Any = self.mmalign_parts
+        return [part for name in names if name in held for part in held[name]]
 
     def _forward(self, *args: Any, **options: Any) -> Any:
         call: Inner = lambda given, named: self.base_layer(*given, **named)  # noqa: E731

@@ -125,7 +125,7 @@ class PrefixPart(Part):
         self.keys = nn.Parameter(torch.randn(heads, int(spec["n"]), dim // heads) * 0.02)
         self.held = nn.Parameter(torch.randn(heads, int(spec["n"]), dim // heads) * 0.02)
         self.gate = nn.Parameter(torch.zeros(())) if spec.get("gate", True) else None
-        self._base = (base,)
+        self._base: tuple[Any] = (base,)
 
     @classmethod
     def count(cls, base: nn.Module, spec: Mapping[str, Any]) -> int:
@@ -142,11 +142,9 @@ class PrefixPart(Part):
         qkv = base.qkv(x).reshape(size, count, 3, heads, dim).permute(2, 0, 3, 1, 4)
         q, k, v = base.q_norm(qkv[0]), base.k_norm(qkv[1]), qkv[2]
         drop = base.attn_drop.p if base.training else 0.0
-        joined = [
-            torch.cat([new.expand(size, -1, -1, -1).to(old.dtype), old], 2)
-            for new, old in ((self.keys, k), (self.held, v))
-        ]
-        mixed = F.scaled_dot_product_attention(q, *joined, dropout_p=drop)
+        pairs = ((self.keys, k), (self.held, v))
+        all_k, all_v = (torch.cat([new.expand(size, -1, -1, -1).to(old.dtype), old], 2) for new, old in pairs)
+        mixed = F.scaled_dot_product_attention(q, all_k, all_v, dropout_p=drop)
         if self.gate is not None:
             plain = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
             mixed = plain + torch.tanh(self.gate) * (mixed - plain)

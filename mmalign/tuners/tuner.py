@@ -10,8 +10,9 @@ from peft import PeftConfig, mapping
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from mmalign.config.tuner import CONTAINER
 from mmalign.errors import UserError
-from mmalign.tuners.layer import CONTAINER, SiteLayer
+from mmalign.tuners.layer import SiteLayer
 
 __all__ = ["DeltaTuner", "HookTuner", "SideTuner", "SiteConfig", "SiteTuner", "register_tuner", "target_of"]
 
@@ -53,8 +54,9 @@ class SiteTuner(BaseTuner):
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
         return peft_config
 
-    def _check_new_adapter_config(self, config: SiteConfig) -> None:
+    def _check_new_adapter_config(self, config: PeftConfig) -> None:
         super()._check_new_adapter_config(config)
+        assert isinstance(config, SiteConfig)
         kinds = sorted({part["kind"] for parts in config.plan.values() for part in parts})
         if self.allowed is not None and (wrong := [kind for kind in kinds if kind not in self.allowed]):
             raise UserError(
@@ -65,12 +67,12 @@ class SiteTuner(BaseTuner):
             raise UserError(f'the adapter\'s plan names "{lost[0]}", which this model does not have')
 
     @staticmethod
-    def _check_target_module_exists(peft_config: SiteConfig, key: str) -> bool:
-        return bool(key) and _plain(key) in peft_config.plan
+    def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
+        return bool(key) and isinstance(peft_config, SiteConfig) and _plain(key) in peft_config.plan
 
     def _create_and_replace(
         self,
-        peft_config: SiteConfig,
+        peft_config: PeftConfig,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -78,6 +80,7 @@ class SiteTuner(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        assert isinstance(peft_config, SiteConfig)
         specs = peft_config.parts_of(_plain(current_key))
         if isinstance(target, SiteLayer):
             target.add(adapter_name, specs, peft_config.tuner)
@@ -89,7 +92,8 @@ class SiteTuner(BaseTuner):
         home = parent.get_base_layer() if isinstance(parent, SiteLayer) else parent
         setattr(home, target_name, layer)
 
-    def _post_injection_hook(self, model: nn.Module, config: SiteConfig, adapter_name: str) -> None:
+    def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        assert isinstance(config, SiteConfig)
         specs = config.parts_of(ROOT)
         if not specs:
             return
@@ -105,7 +109,7 @@ class SiteTuner(BaseTuner):
                 if not part.mergeable:
                     part.merge(layer.get_base_layer(), layer.get_base_layer())
 
-    def _unload_and_optionally_merge(
+    def _unload_and_optionally_merge(  # type: ignore[override]
         self,
         merge: bool = True,
         progressbar: bool = False,
@@ -123,7 +127,8 @@ class SiteTuner(BaseTuner):
                     setattr(self.model.get_submodule(parent), name, layer.base_layer)
                 else:
                     self.model = layer.base_layer
-        return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+        bare: Any = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)  # type: ignore[func-returns-value]
+        return bare
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:

@@ -115,8 +115,8 @@ def test_loss_against_numpy_and_without_gradient_into_the_queue() -> None:
     logits = rows @ head.weight.detach().numpy().T + head.bias.detach().numpy()
     wanted = np.concatenate([labels.numpy(), queue.labels[:6].numpy()])
     want = np.mean([np.log(np.exp(row).sum()) - row[y] for row, y in zip(logits, wanted, strict=True)])
-    assert float(loss) == pytest.approx(want, rel=1e-5)
-    assert float(loss) == pytest.approx((5 * float(parts["task"]) + 6 * float(parts["queue"])) / 11, rel=1e-5)
+    assert loss.item() == pytest.approx(want, rel=1e-5)
+    assert loss.item() == pytest.approx((5 * float(parts["task"]) + 6 * float(parts["queue"])) / 11, rel=1e-5)
     loss, _ = dr_tune_loss(head, z, labels, queue)
     loss.backward()
     assert z.grad is not None and head.weight.grad is not None and not queue.current.requires_grad

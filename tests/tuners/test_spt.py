@@ -91,10 +91,10 @@ def test_choices_equal_index_for_index() -> None:
                 got_structured |= {(f"{name}.{key}", 0)} if entry.get("k") == "all" else set()
     assert got_picks == picks
     assert got_structured == structured
-    assert any("qkv" in name for name, _ in structured) and picks
+    assert structured and picks
 
 
-@pytest.mark.parametrize("budget", [100, 333, 900, 2500])
+@pytest.mark.parametrize("budget", [100, 333, 900, 2000])
 @pytest.mark.parametrize("structure", ["lora", "adapter", "none"])
 def test_budget_is_met_within_one_percent(budget: int, structure: str) -> None:
     model = attach(vit(), "spt", {**OPTIONS, "budget": budget, "structure": structure}, probe=losses("vit"))
@@ -154,8 +154,10 @@ def test_a_head_at_zero_selects_nothing_and_is_refused() -> None:
     nn.init.zeros_(model.head.weight)
     with pytest.raises(UserError, match="draw the head at random"):
         attach(model, "spt", OPTIONS, probe=losses("vit"))
-    with pytest.raises(UserError, match="outside 25 to"):
+    with pytest.raises(UserError, match="nearest is .* .a higher rank allows more"):
         attach(vit(), "spt", {**OPTIONS, "budget": 10**9}, probe=losses("vit"))
+    with pytest.raises(UserError, match="leaves nothing to choose .24 go to the class token"):
+        attach(vit(), "spt", {**OPTIONS, "budget": 20}, probe=losses("vit"))
 
 
 def test_attaching_leaves_flags_and_mode_alone() -> None:

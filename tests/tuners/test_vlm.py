@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +18,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "modalities" / "vision"))
 from vision_families import Family, build
 from vision_rows import load, make_rows
 
+from mmalign.config.sections import ModelConfig
+from mmalign.config.tuner import TunerConfig
 from mmalign.data.pairs import Pair
 from mmalign.engine.freeze import freeze
 from mmalign.engine.pairs import pair_objective
 from mmalign.engine.reference import Reference
 from mmalign.errors import UserError
 from mmalign.objectives.preference import PairSettings
+from mmalign.pipeline.tuning import tuned
 from mmalign.tuners import attach, is_mergeable
 from mmalign.types import Row
 
@@ -81,14 +85,14 @@ def test_tower_inside_dpo(tuner: str, family: Family, tmp_path: Path) -> None:
 
     torch.testing.assert_close(reference.logp(batch), start, rtol=0, atol=1e-5)
     with torch.no_grad():
-        tuned = adapter.logp(model, batch).values
-    assert (tuned - start).abs().max() > 1e-5
+        after = adapter.logp(model, batch).values
+    assert (after - start).abs().max() > 1e-5
     adapter.save(model, tmp_path)
     again = type(adapter)()
     back = again.load(str(tmp_path))
     assert hasattr(back, "peft_config") != is_mergeable(model)
     with torch.no_grad():
-        torch.testing.assert_close(again.logp(back, again.collate(rows[:2])).values, tuned, rtol=0, atol=1e-5)
+        torch.testing.assert_close(again.logp(back, again.collate(rows[:2])).values, after, rtol=0, atol=1e-5)
 
 
 def test_prompts_in_a_tower_whose_hidden_states_are_read_are_refused(family: Family) -> None:
@@ -96,6 +100,27 @@ def test_prompts_in_a_tower_whose_hidden_states_are_read_are_refused(family: Fam
         attach(load(family).model, "vpt", {"n": 2}, scope="vision_tower")
     with pytest.raises(UserError, match="leave the scope empty"):
         attach(load(family).model, "hst", scope="vision_tower")
+
+
+def test_a_recipe_names_its_tuner(family: Family) -> None:
+    loaded = load(family)
+    rows = [replace(row, completion=None, chosen=row.completion) for row in make_rows(family)[:2]]
+    section = TunerConfig(name="spt", scope="vision_tower", options=TUNERS["spt"], probe_batch_size=1)
+    made = SimpleNamespace(
+        cfg=SimpleNamespace(model=ModelConfig(tuner=section), seed=0),
+        adapter=loaded.adapter,
+        training_rows=lambda: rows,
+    )
+    model: Any = tuned(made, loaded.model)
+    assert model.peft_config["default"].tuner == "spt"
+    freeze(model, made.cfg.model.freeze)
+    made.cfg.model = ModelConfig(tuner=section, lora_r=4)
+    with pytest.raises(UserError, match="set one of them"):
+        tuned(made, loaded.model)
+    made.cfg.model = ModelConfig(tuner=section)
+    made.training_rows = lambda: [replace(rows[0], chosen=None)]
+    with pytest.raises(UserError, match=f"row {rows[0].id} has none"):
+        tuned(made, load(family).model)
 
 
 def _unread(name: str) -> bool:

@@ -123,8 +123,9 @@ class Eva:
         )
 
         def settle(model: PeftModel) -> None:
+            inner: Any = model.get_base_model()
             for name, rank in chosen.items():
-                layer: Any = model.base_model.model.get_submodule(name)
+                layer = inner.get_submodule(name)
                 layer.lora_A["default"].weight.data.copy_(axes[name][:rank])
 
         return Plan(config, settle=settle)

@@ -71,8 +71,9 @@ def first_tokens(anatomy: Anatomy) -> int:
         raise UserError(
             "prompts need blocks that read tokens [B, N, D]; windows and convolutions have no place for them"
         )
-    if isinstance(getattr(anatomy.module, "num_prefix_tokens", None), int):
-        return int(anatomy.module.num_prefix_tokens)
+    known = getattr(anatomy.module, "num_prefix_tokens", None)
+    if isinstance(known, int):
+        return known
     return 1 if anatomy.entrance() is not None else 0
 
 

@@ -55,8 +55,14 @@ class Poly:
                 raise UserError(
                     f"poly: {name} ({layer.in_features} to {layer.out_features}) does not divide by {options.splits}"
                 )
-        sizes = {"n_tasks": options.tasks, "n_skills": options.skills, "n_splits": options.splits}
-        return Plan(PolyConfig(r=options.r, target_modules=[name for name, _ in layers], **sizes))
+        config = PolyConfig(
+            r=options.r,
+            target_modules=[name for name, _ in layers],
+            n_tasks=options.tasks,
+            n_skills=options.skills,
+            n_splits=options.splits,
+        )
+        return Plan(config)
 
 
 @contextmanager
@@ -88,7 +94,7 @@ def mean_skill(model: PeftModel, base: nn.Module) -> PeftModel:
         base: the bare model; is changed in place.
     """
     layers: dict[str, Any] = {
-        n: m for n, m in model.base_model.model.named_modules() if isinstance(m, PolyLayer)
+        n: m for n, m in model.get_base_model().named_modules() if isinstance(m, PolyLayer)
     }
     if not layers:
         raise UserError("mean_skill: the model carries no skills (tuner poly)")
@@ -96,7 +102,7 @@ def mean_skill(model: PeftModel, base: nn.Module) -> PeftModel:
     made = get_peft_model(base, LoraConfig(r=first.r["default"], lora_alpha=1, target_modules=list(layers)))
     with torch.no_grad():
         for name, layer in layers.items():
-            target: Any = made.base_model.model.get_submodule(name)
+            target: Any = made.get_base_model().get_submodule(name)
             a, b = layer.poly_lora_A["default"].mean(1), layer.poly_lora_B["default"].mean(1)
             target.lora_A["default"].weight.copy_(a.reshape(-1, a.shape[-1]).T)
             target.lora_B["default"].weight.copy_(b.transpose(1, 2).reshape(-1, b.shape[1]))

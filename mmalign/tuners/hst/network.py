@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +154,8 @@ class SideNetwork(nn.Module):
             x = self.downs[stage - 1](x) if stage else x
             size = (x.shape[2], x.shape[3])
             tokens = self.entries[stage](x.flatten(2).transpose(1, 2))
-            for place, block in enumerate(blocks):  # type: ignore[arg-type]
+            found: Any = blocks
+            for place, block in enumerate(found):
                 tokens = block(tokens, *self.bridges[stage](place, *features[number], grid, size))
                 number += 1
             x = self.norms[stage](tokens).transpose(1, 2).unflatten(2, size)

@@ -67,12 +67,12 @@ class SidePart(Part):
         widths = tuple(spec["widths"])
         self.network = SideNetwork(_sizes(spec), int(spec.get("channels", 3)))
         self.head = (DenseHead if spec["head"] == "dense" else ClassHead)(widths, int(spec["classes"]))
+        final: Any = self.head.linear
+        nn.init.zeros_(final.bias)
         if spec.get("residual"):
-            nn.init.zeros_(self.head.linear.weight)
-            nn.init.zeros_(self.head.linear.bias)
+            nn.init.zeros_(final.weight)
         else:
-            nn.init.trunc_normal_(self.head.linear.weight, std=0.02)
-            nn.init.zeros_(self.head.linear.bias)
+            nn.init.trunc_normal_(final.weight, std=0.02)
         self._base = (base,)
 
     @classmethod
@@ -97,7 +97,7 @@ class SidePart(Part):
         for name in self.spec["blocks"]:
             layer: Any = self._base[0].get_submodule(name)
             parts = layer.parts() if isinstance(layer, SiteLayer) else []
-            keeper = next((part for part in parts if getattr(part, "kept", None) is not None), None)
+            keeper: Any = next((part for part in parts if getattr(part, "kept", None) is not None), None)
             if keeper is None:
                 raise UserError(
                     f"hst: block {name} kept nothing; the model's forward did not pass through it"

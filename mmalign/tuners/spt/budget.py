@@ -71,8 +71,8 @@ def allocate(matrices: Sequence[Matrix], budget: int, fixed: int = 0, tolerance:
     """
     sizes = [len(matrix.scores) for matrix in matrices]
     flat = np.concatenate([matrix.scores for matrix in matrices]) if matrices else np.zeros(0, np.float32)
-    if not fixed < budget <= fixed + len(flat):
-        raise UserError(f"spt: a budget of {budget} is outside {fixed + 1} to {fixed + len(flat)}")
+    if budget <= fixed or not len(flat):
+        raise UserError(f"spt: a budget of {budget} leaves nothing to choose ({fixed} go to the class token)")
     order = np.argsort(-flat, kind="stable")
     owner = np.repeat(np.arange(len(matrices)), sizes)[order]
     held: list[int] = []
@@ -86,7 +86,8 @@ def allocate(matrices: Sequence[Matrix], budget: int, fixed: int = 0, tolerance:
         jumps = np.flatnonzero((np.diff(over.astype(np.int8), prepend=over[:1]) != 0) & (crossings >= 0))
         if not len(jumps):
             raise UserError(
-                f"spt: no choice costs within {tolerance:.0%} of the budget of {budget}; nearest is {cost}"
+                f"spt: no choice costs within {tolerance:.0%} of the budget of {budget}; nearest is {cost} "
+                "(a higher rank allows more)"
             )
         held.append(int(crossings[jumps[0]]))
 
