@@ -69,16 +69,7 @@ def fit(
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
-    first, spent, total = 0, 0.0, 0.0
-    if checkpoint is not None and checkpoint.is_file():
-        kept = torch.load(checkpoint, weights_only=True)
-        if kept["steps"] != steps and kept["step"] > _STEADY * min(steps, kept["steps"]):
-            raise UserError(
-                f"{checkpoint}: belongs to a run of {kept['steps']} steps, not {steps}, and its rate decays already"
-            )
-        model.load_state_dict(kept["model"])
-        optimizer.load_state_dict(kept["optimizer"])
-        first, spent = kept["step"], kept["cpu"]
+    first, spent, total = *_resumed(checkpoint, model, optimizer, steps), 0.0
     start = time.process_time() - spent
     model.train()
     for step in range(first, steps):
@@ -100,6 +91,22 @@ def fit(
             total = 0.0
     model.eval()
     return time.process_time() - start
+
+
+def _resumed(
+    checkpoint: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int
+) -> tuple[int, float]:
+    """Restore what :func:`_keep` wrote; returns the next step and the CPU seconds spent so far."""
+    if checkpoint is None or not checkpoint.is_file():
+        return 0, 0.0
+    kept = torch.load(checkpoint, weights_only=True)
+    if kept["steps"] != steps and kept["step"] > _STEADY * min(steps, kept["steps"]):
+        raise UserError(
+            f"{checkpoint}: belongs to a run of {kept['steps']} steps, not {steps}, and its rate decays already"
+        )
+    model.load_state_dict(kept["model"])
+    optimizer.load_state_dict(kept["optimizer"])
+    return kept["step"], kept["cpu"]
 
 
 def _keep(
