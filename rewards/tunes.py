@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmalign.errors import UserError
+from mmalign.protocols import Reward
 from mmalign.rewards.combine import WeightedSum
 from mmalign.rewards.placing import last_steps, place
 from mmalign.types import Rollout, Row, StepReward
@@ -98,7 +99,7 @@ class MusicR:
     """
 
     def __init__(self, adherence: float = 2.0, quality: float = 1.0) -> None:
-        terms = {"adherence": TunesAdherence(), "quality": TunesQuality()}
+        terms: dict[str, Reward] = {"adherence": TunesAdherence(), "quality": TunesQuality()}
         self.sum = WeightedSum(terms, {"adherence": adherence, "quality": quality})
 
     def __call__(self, rollout: Rollout) -> StepReward:

@@ -66,4 +66,4 @@ def _astray(tune: Tune, asked: dict[str, str], rng: np.random.Generator) -> Tune
     for i in rng.permutation(len(names))[: int(rng.integers(1, 4))]:
         others = [v for v in ATTRIBUTES[names[i]] if v != asked[names[i]]]
         wrong[names[i]] = others[int(rng.integers(len(others)))]
-    return replace(tune, id=derive_seed(tune.id, "astray"), **wrong)
+    return Tune.from_dict({**tune.to_dict(), **wrong, "id": derive_seed(tune.id, "astray")})

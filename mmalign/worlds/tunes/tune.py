@@ -101,10 +101,10 @@ def generate(seed: int, split: str) -> Tune:
     allowed = combinations_of(split)
     name = derive_seed(seed, "tunes", split)
     rng = np.random.default_rng(name)
-    values = allowed[int(rng.integers(len(allowed)))]
+    timbre, tempo, mode, register, dynamics, contour = allowed[int(rng.integers(len(allowed)))]
     looseness = float(rng.random())
     tilt = float(rng.uniform(-1, 1))
-    return Tune(name, *values, looseness=looseness, tilt=tilt)
+    return Tune(name, timbre, tempo, mode, register, dynamics, contour, looseness, tilt)
 
 
 def tune_at(split: str, seed: int, index: int, stream: str = "rows") -> Tune:
