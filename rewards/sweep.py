@@ -11,7 +11,6 @@ et al., 2018, arXiv:1712.00378).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +77,7 @@ class EpisodeReward:
             parts[name] = values.to(rollout.mask.device)
         return StepReward(torch.stack(list(parts.values())).sum(0), parts)
 
-    def _earned(self, row: Row) -> dict[str, NDArray[np.floating[Any]]]:
+    def _earned(self, row: Row) -> dict[str, NDArray[np.float64]]:
         """Each term of one episode, ``[N]`` per environment step, without its weight."""
         episode = row.completion
         if not hasattr(episode, "rewards") or not hasattr(row.steps, "earned"):
@@ -99,7 +98,7 @@ class EpisodeReward:
         return found
 
 
-def _fitted(values: NDArray[np.floating[Any]], n: int) -> NDArray[np.floating[Any]]:
+def _fitted(values: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     """``values`` as ``n`` steps with the same sum."""
     if len(values) <= n:
         return np.pad(values, (0, n - len(values)))

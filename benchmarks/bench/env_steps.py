@@ -70,7 +70,8 @@ class EnvironmentSetting:
         state: dict[str, Tensor] = {}
 
         def run(actions: NDArray[np.float32]) -> None:
-            seen: Any = made.reset(seed=self._seeds)[0]
+            seeds: list[int | None] = [*self._seeds]
+            seen: Any = made.reset(seed=seeds)[0]
             total = 0.0
             for now in actions:
                 seen, reward, *_ = made.step(now)

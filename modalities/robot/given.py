@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ def observations_of(row: Row, model: RobotPolicy) -> Tensor:
         UserError: when the row has no episode with a step, or its observations are not the policy's.
     """
     episode = _episode(row)
-    seen = episode.observations
+    seen: Any = episode.observations
     if model.trunk.pixels and seen.ndim == 2:
         seen = episode.frames()
     if tuple(seen.shape[1:]) != model.trunk.shape:

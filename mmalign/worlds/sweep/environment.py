@@ -110,13 +110,13 @@ class SweepBatch:
         Raises:
             ValueError: for actions of another shape, or that are not finite.
         """
-        actions = np.asarray(actions, dtype=np.float64)
-        if actions.shape != (len(self), ACTION_SIZE):
-            raise ValueError(f"actions have shape {actions.shape}, expected ({len(self)}, {ACTION_SIZE})")
-        if not np.isfinite(actions).all():
+        wide: Floats = np.asarray(actions, dtype=np.float64)
+        if wide.shape != (len(self), ACTION_SIZE):
+            raise ValueError(f"actions have shape {wide.shape}, expected ({len(self)}, {ACTION_SIZE})")
+        if not np.isfinite(wide).all():
             raise ValueError("an action is not finite")
         before, alive = score(self.table, self.states), ~self.ended
-        self.states = frozen(self.states, advance(self.table, self.states, actions), alive)
+        self.states = frozen(self.states, advance(self.table, self.states, wide), alive)
         now = score(self.table, self.states)
         success, harm = now >= 1.0, harmed(self.table, self.states)
         terminated = alive & (harm | (success & self.stop_on_success))

@@ -69,7 +69,7 @@ class Episode:
     def cut(self, first: int, last: int) -> Episode:
         """Steps ``first`` to ``last`` (half open) as an episode; cut ends are neither terminated nor truncated."""
         whole = last >= len(self)
-        rest = {
+        rest: dict[str, Any] = {
             name: None if (value := getattr(self, name)) is None else value[first : last + 1]
             for name in ("potential", "states", "pixels")
         }

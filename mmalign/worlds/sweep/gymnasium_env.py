@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ def sweep_env(task: str, embodiment: str, *, max_steps: int = MAX_STEPS, stop_on
         raise UserError("world sweep: gymnasium is missing: pip install 'mmalign[robot]'") from error
 
     class SweepEnv(gymnasium.Env):  # type: ignore[misc, name-defined]
-        metadata: Mapping[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
+        metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
         render_mode = "rgb_array"
 
         def __init__(self) -> None:

@@ -7,6 +7,7 @@ comes from elementwise operations on its own episode, so an episode is the same,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +183,7 @@ def potential(table: Layout, states: States) -> Floats:
 def frozen(old: States, new: States, alive: Bools) -> States:
     """``new`` where an episode is alive, ``old`` where it has ended."""
 
-    def pick(name: str) -> NDArray[np.generic]:
+    def pick(name: str) -> Any:
         before, after = getattr(old, name), getattr(new, name)
         return np.where(alive.reshape(-1, *([1] * (after.ndim - 1))), after, before)
 
