@@ -20,7 +20,7 @@ from mmalign.claims.rules import at_least
 
 __all__ = ["CLAIM"]
 
-LABELS = 30
+LABELS = 20
 STAGES = ("reward_model", "offline_rl", "evaluate")
 SCORE = {"reward.name": "frame_score"}
 MORE = {"data.n_train": 5 * LABELS, "reward_model.ranking.n_train": 5 * LABELS}
@@ -56,7 +56,7 @@ CLAIM = Claim(
     title="RAPL's reward ranks videos and trains a policy with a fifth of the labels of a plain preference reward",
     source="Tian et al. (2023), arXiv:2310.07932, and (2024), arXiv:2412.04835; statements of mmalign's own",
     arms=(
-        Arm("clone", {"offline_rl.algorithm": "bc", **RECORDED}, kind="baseline", stages=STAGES[1:],
+        Arm("clone", {"offline_rl.keep": 1.0, **RECORDED}, kind="baseline", stages=STAGES[1:],
             text="all recordings cloned, no reward"),
         _arm("rapl", f"transport reward, {LABELS} labels", {}),
         _arm("score", f"plain preference reward (Bradley-Terry), {LABELS} labels", SCORE),

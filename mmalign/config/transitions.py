@@ -41,6 +41,9 @@ class TransitionsConfig(Section):
     """How many of them."""
     start_rows: str = "prompt"
     """The world's kind of rows that collected episodes start from."""
+    keep: Share = 1.0
+    """Share of the recorded episodes that is learnt from, those with the largest sum of rewards; with ``bc`` that is
+    filtered cloning."""
     rewards: Literal["recorded", "configured"] = "recorded"
     """The environment's own reward, or the section ``reward`` (for recorded and collected episodes alike)."""
     reward_scale: Positive = 1.0
@@ -101,6 +104,8 @@ class TransitionsConfig(Section):
     def _consistent(self) -> Self:
         if self.reset_every and not self.continuing:
             raise ValueError("reset_every: only with continuing: true, otherwise every episode starts anew")
+        if not self.keep:
+            raise ValueError("keep: 0 leaves no recorded episode to learn from")
         if self.algorithm == "bc" and self.online_steps:
             raise ValueError("online_steps: bc learns nothing from its own episodes, set it to 0")
         if self.tail == "last" and self.gamma == 1:

@@ -12,7 +12,13 @@ from mmalign.config.transitions import TransitionsConfig
 from mmalign.engine.loop import run_loop
 from mmalign.engine.transitions.actor import squashed_draw, squashed_logp
 from mmalign.engine.transitions.store import TransitionStore
-from mmalign.engine.transitions.trajectory import Trajectory, read_trajectories, rewarded, write_trajectories
+from mmalign.engine.transitions.trajectory import (
+    Trajectory,
+    best,
+    read_trajectories,
+    rewarded,
+    write_trajectories,
+)
 from mmalign.errors import UserError
 from mmalign.objectives.value_based import td_loss
 from mmalign.types import StepReward
@@ -178,6 +184,12 @@ def test_a_reward_of_ones_own_may_end_a_trajectory() -> None:
     cut, open_ = rewarded([stretch([0, 0, 0], False), stretch([1, 1], True)], reward)
     assert (len(cut), cut.terminal, cut.rewards.tolist()) == (2, True, [0.0, 1.0])
     assert (len(open_), open_.terminal, open_.rewards.tolist()) == (2, False, [0.0, 0.0])
+
+
+def test_the_best_share_is_kept_in_order_and_never_nothing() -> None:
+    made = [stretch([total], False) for total in (1.0, 3.0, 2.0, 3.0, 0.0)]
+    assert [float(t.rewards.sum()) for t in best(made, 0.6)] == [3.0, 2.0, 3.0]
+    assert [float(t.rewards.sum()) for t in best(made, 0.01)] == [3.0] and len(best(made, 1.0)) == 5
 
 
 def test_squashed_density_integrates_to_one_and_agrees_with_the_draw() -> None:

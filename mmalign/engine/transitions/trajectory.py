@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from mmalign.types import StepReward
 
-__all__ = ["Trajectory", "read_trajectories", "rewarded", "write_trajectories"]
+__all__ = ["Trajectory", "best", "read_trajectories", "rewarded", "write_trajectories"]
 
 TERMINAL_STEP = "terminal_step"
 """Note of a :class:`~mmalign.types.StepReward`: the step at which the reward says that the task ended, -1 for none."""
@@ -83,6 +83,18 @@ def rewarded(trajectories: Sequence[Trajectory], reward: StepReward) -> list[Tra
             )
         )
     return made
+
+
+def best(trajectories: Sequence[Trajectory], share: float) -> list[Trajectory]:
+    """The ``share`` of trajectories with the largest sums of rewards, at least one, in their old order.
+
+    *Reference:* filtered cloning, Chen et al., Decision Transformer (2021, arXiv:2106.01345), section 5.1 ("%BC").
+    *Differs from paper:* whole episodes by their plain sum.
+    """
+    count = max(1, round(share * len(trajectories)))
+    order = sorted(range(len(trajectories)), key=lambda i: (-float(trajectories[i].rewards.sum()), i))
+    kept = set(order[:count])
+    return [item for i, item in enumerate(trajectories) if i in kept]
 
 
 def write_trajectories(file: Path, trajectories: Sequence[Trajectory]) -> None:

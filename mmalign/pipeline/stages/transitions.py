@@ -10,7 +10,7 @@ from mmalign.engine.loop import LoopState
 from mmalign.engine.transitions.collect import EpisodeCollector
 from mmalign.engine.transitions.store import Collected, TransitionStore
 from mmalign.engine.transitions.trainer import TransitionTrainer
-from mmalign.engine.transitions.trajectory import Trajectory, rewarded
+from mmalign.engine.transitions.trajectory import Trajectory, best, rewarded
 from mmalign.engine.transitions.update import Learner
 from mmalign.errors import UserError
 from mmalign.pipeline.rewarding import build_reward
@@ -75,7 +75,7 @@ def _trainer(ctx: RunContext, model: nn.Module) -> TransitionTrainer:
         )
         for capacity in (None, cfg.capacity)
     ]
-    stores[0].add(trajectories)
+    stores[0].add(best(trajectories, cfg.keep))
     learner = Learner.of(adapter, model, cfg, stores[0].everything(), ctx.cfg.seed)
     collected = Collected(stores[1], ctx.stage_dir(NAME) / "collected")
     starts = ctx.rows("train", cfg.n_offline, kind=cfg.start_rows) if cfg.online_steps else []
