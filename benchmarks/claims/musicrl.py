@@ -13,9 +13,9 @@ from mmalign.claims.definition import Arm, Claim
 
 __all__ = ["CLAIM"]
 
-START_BEST = {"guidance": 2.0, "temperature": 0.7}
+START_BEST = {"guidance": 2.5, "temperature": 0.7}
 """The start's best decoding, chosen on validation captions (docs/objectives/musicrl.md has the table)."""
-ALIGNED_BEST = {"guidance": 2.0, "temperature": 0.7}
+ALIGNED_BEST = {"guidance": 2.5, "temperature": 0.7}
 """The same of the policies that MusicRL trained."""
 
 
@@ -86,7 +86,7 @@ CLAIM = Claim(
         Arm(
             "sft",
             {
-                "model.options": {"guidance_scale": 1.0, "frames": 25},
+                "model.options": {"guidance_scale": 1.0},
                 "sft.max_steps": 160,
                 "sft.per_device_train_batch_size": 128,
                 "sft.learning_rate": 1e-3,
