@@ -101,8 +101,8 @@ def first_update_is_on_policy(arm: str, limit: float = 0.02) -> Check:
         if not all(firsts):
             return undecided(f"{arm}: has no ratios")
         worst = max(abs(first[0] - 1.0) for first in firsts)
-        verdict = "holds" if worst <= limit else "fails"
-        return Verdict(verdict, worst, text=f"largest distance of the first step's ratio from 1: {worst:.2g}")
+        text = f"largest distance of the first step's ratio from 1: {worst:.2g}"
+        return Verdict("holds" if worst <= limit else "fails", worst, text=text)
 
     return check
 

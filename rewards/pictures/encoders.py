@@ -89,7 +89,7 @@ def load_dual_encoder(source: str, weights: str | None = None) -> DualEncoder:
 def _transformers(folder: Path, file: Path) -> DualEncoder:
     from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-    config = CLIPConfig.from_pretrained(folder)
+    config: Any = CLIPConfig.from_pretrained(folder)
     model: Any = fill_module(CLIPModel(config), read_weights(file), file)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     longest = config.text_config.max_position_embeddings

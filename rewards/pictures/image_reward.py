@@ -131,7 +131,8 @@ def _towers(
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    sees = BlipVisionModel(BlipVisionConfig(**vision, layer_norm_eps=1e-6))
+    sizes: dict[str, Any] = {**vision, "layer_norm_eps": 1e-6}
+    sees = BlipVisionModel(BlipVisionConfig(**sizes))
     reads: nn.Module = BlipTextModel(text, add_pooling_layer=False)
     return fill_module(sees, parts["vision"], file), fill_module(reads, parts["text"], file)
 
