@@ -1,13 +1,8 @@
-"""The capabilities a plug-in may offer, each a small protocol found by ``isinstance``.
-
-``Likelihood`` is required of every modality.  The others are optional: an algorithm asks for the
-capability it needs (``isinstance(adapter, Samples)``) and says so in one sentence when it is absent.
-The core never asks for a modality by name.
-"""
+"""What a modality offers: scoring, sampling, gradients, conditions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -15,30 +10,19 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from mmalign.engine.transitions.trajectory import Trajectory
-    from mmalign.types import Batch, LogP, Rollout, Row, Speed, StepReward
+    from mmalign.types import Batch, LogP, Rollout, Row, Speed
 
 __all__ = [
     "Borrows",
-    "ComparesAnswers",
     "Conditioned",
     "Configurable",
-    "Continues",
-    "DifferentiableReward",
     "Foresees",
-    "Judge",
     "Likelihood",
     "Pathwise",
     "Personalises",
-    "Reward",
-    "RewardRecipe",
-    "RewardTrainer",
     "Samples",
     "Shows",
     "TakesShortCuts",
-    "Task",
-    "Tracker",
-    "Transitions",
     "Tunes",
 ]
 
@@ -153,15 +137,6 @@ class Pathwise(Protocol):
 
 
 @runtime_checkable
-class DifferentiableReward(Protocol):
-    """A reward that is a differentiable function of the answers themselves."""
-
-    def score(self, rows: Sequence[Row], outputs: torch.Tensor) -> torch.Tensor:
-        """Reward ``[B]`` of ``outputs`` ``[B, ...]`` (as :class:`Pathwise` gives them), with gradient."""
-        ...
-
-
-@runtime_checkable
 class Tunes(Protocol):
     """Attaches LoRA where its modality wants it; switched off it gives the reference policy.
 
@@ -172,37 +147,6 @@ class Tunes(Protocol):
         self, model: nn.Module, *, r: int, alpha: int, target_modules: Sequence[str] | str, seed: int
     ) -> nn.Module:
         """Return the model with LoRA attached (identity at first); only the adapter trains."""
-        ...
-
-
-@runtime_checkable
-class Transitions(Protocol):
-    """Control whose recorded episodes can be cut into transitions, with actions that a critic can be asked about."""
-
-    def trajectories(self, rows: Sequence[Row]) -> list[Trajectory]:
-        """The recorded steps (``row.steps``) of every row, with the reward the environment gave."""
-        ...
-
-    def propose(
-        self, model: nn.Module, observation: torch.Tensor, rng: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One action ``[B, A]`` in [-1, 1] per observation ``[B, O]`` and its log-probability ``[B]`` in nats.
-
-        Both with gradient through the draw (reparameterised).
-        """
-        ...
-
-    def action_logp(self, model: nn.Module, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Log-probability ``[B]`` in nats of given actions ``[B, A]``, with gradient."""
-        ...
-
-
-@runtime_checkable
-class Continues(Protocol):
-    """Goes on where an episode ended, so that nobody has to put things back."""
-
-    def continued(self, row: Row) -> Row:
-        """An unanswered row that starts in the state in which the answered ``row`` ended, with the opposite task."""
         ...
 
 
@@ -255,113 +199,4 @@ class Shows(Protocol):
 
     def show(self, row: Row) -> Mapping[str, Any]:
         """``{"images": [...png bytes], "audio": [...wav bytes], "text": str}``; absent keys allowed."""
-        ...
-
-
-@runtime_checkable
-class Reward(Protocol):
-    """Scores a rollout step by step.  A sequence reward writes one value on the last real step."""
-
-    def __call__(self, rollout: Rollout) -> StepReward:
-        """Return the per-step reward with its named parts."""
-        ...
-
-
-@runtime_checkable
-class RewardRecipe(Protocol):
-    """A reward that the configuration assembles, perhaps from models trained on feedback."""
-
-    name: str
-
-    def reward(
-        self, cfg: Any, *, model: Any, judge: Any, extractor: Any, baseline: Mapping[str, float]
-    ) -> Reward:
-        """The reward that the ``reward`` section describes."""
-        ...
-
-
-@runtime_checkable
-class RewardTrainer(Protocol):
-    """The models of a reward recipe: made from the start policy, trained on feedback, measured."""
-
-    def create(
-        self, adapter: Likelihood, source: str, probe: Row, cfg: Any, *, device: str, dtype: str
-    ) -> Any:
-        """Fresh reward models that start from the policy ``source``."""
-        ...
-
-    def load(self, adapter: Likelihood, folder: Path, *, device: str, dtype: str) -> Any:
-        """Trained reward models."""
-        ...
-
-    def measure(self, model: Any, rows: Sequence[Row]) -> Mapping[str, Any]:
-        """Held-out quality, as plain numbers."""
-        ...
-
-    def baseline(self, rows: Sequence[Row]) -> Mapping[str, float]:
-        """What the start policy earns on average, per feedback type."""
-        ...
-
-
-@runtime_checkable
-class ComparesAnswers(Protocol):
-    """A :class:`RewardTrainer` that learns from ranked answers instead of labelled segments.
-
-    Its ``measure`` and ``baseline`` are given rankings in the place of rows, and its model's ``loss`` takes rankings.
-    """
-
-    def rankings(self, rows: Sequence[Row], cfg: Any, *, part: str, seed: int) -> list[Any]:
-        """Ranked answers of ``part`` (``train`` or ``heldout``), from labelled answers or rows with candidates."""
-        ...
-
-    def prepare(self, model: Any, rankings: Sequence[Any], cfg: Any) -> None:
-        """Called once before training, with the training rankings."""
-        ...
-
-    def settle(self, model: Any, rankings: Sequence[Any]) -> None:
-        """Called once after training, before the model is measured and saved."""
-        ...
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """Says of atomic facts about a row's media whether they hold."""
-
-    name: str
-
-    def verify(self, row: Row, facts: Sequence[Any]) -> list[int]:
-        """One label per fact: -1 false, 0 cannot be judged, +1 true."""
-        ...
-
-
-@runtime_checkable
-class Task(Protocol):
-    """A benchmark: rows, a named and versioned parser, and metrics computed from samples alone."""
-
-    name: str
-    version: str
-
-    def rows(self) -> Iterable[Row]:
-        """The rows to answer; ids are stable across runs."""
-        ...
-
-    def score(self, row: Row, output: Any) -> Mapping[str, Any]:
-        """Parse one output: ``{"parsed": ..., "parse_ok": bool, "scores": {...}}``."""
-        ...
-
-    def metrics(self, samples: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
-        """``name -> {value, ci_low, ci_high, method, n, higher_is_better}`` from the samples."""
-        ...
-
-
-@runtime_checkable
-class Tracker(Protocol):
-    """Receives metrics; ``metrics.jsonl`` is always written, trackers mirror it."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record the metrics of one step."""
-        ...
-
-    def close(self) -> None:
-        """Flush and close."""
         ...
