@@ -51,6 +51,11 @@ CLAIM = claim(
             says.nothing_from("small_shuffled", "small", JPEG, -1.0),
         ),
         says.report(
+            "J3",
+            "pictures end smaller than those of shuffled sizes",
+            says.below("small", "small_shuffled", JPEG, "kB"),
+        ),
+        says.report(
             "A1",
             "bound F1 rises under the exact reward, by both detectors",
             says.both_detectors("ddpo", "start", EXACT, NETWORK),

@@ -34,6 +34,12 @@ def report(ident: str, text: str, check: Check) -> Statement:
     return Statement(ident, text, False, check)
 
 
+def _ran(results: Results, arms: tuple[str, ...]) -> list[str]:
+    """The named arms that this run has (``--arms`` leaves some out)."""
+    known = {arm.name for arm in results.arms()}
+    return [arm for arm in arms if arm in known]
+
+
 def _gap(results: Results, arm: str, other: str, metric: str) -> PerStart:
     """``arm - other`` per start and seed; task figures are checked to be of the same rows."""
     if "@" in metric:
@@ -81,11 +87,12 @@ def nothing_from(control: str, treated: str, metric: str, sign: float = 1.0) -> 
 
 
 def equal_steps(stage: str, *arms: str) -> Check:
-    """The named arms made the same number of optimiser steps of a stage in every cell."""
+    """Those of the named arms that ran made the same number of optimiser steps of a stage in every cell."""
 
     def check(results: Results) -> Verdict:
         sign = "rewards/mean" if stage == "grpo" else "loss"  # a step over the KL budget has no loss
-        seen = {len(results.curve(arm, stage, sign, cell)) for arm in arms for cell in results.cells(arm)}
+        ran = _ran(results, arms)
+        seen = {len(results.curve(arm, stage, sign, cell)) for arm in ran for cell in results.cells(arm)}
         if len(seen) != 1 or 0 in seen:
             return Verdict("fails", text=f"steps differ: {sorted(seen)}")
         return Verdict("holds", float(next(iter(seen))), text=f"{next(iter(seen))} steps everywhere")
@@ -123,10 +130,10 @@ def over_optimised(arm: str, reward: str, truth: str, sign: float = 1.0) -> Chec
 
 
 def shown_beside(metric: str, *arms: str) -> Check:
-    """Means over seeds of one figure, side by side; holds when all of them are known."""
+    """Means over seeds of one figure, side by side, of the arms that ran; holds when all of them are known."""
 
     def check(results: Results) -> Verdict:
-        values = {arm: over_seeds(results.per_start(arm, metric)).value for arm in arms}
+        values = {arm: over_seeds(results.per_start(arm, metric)).value for arm in _ran(results, arms)}
         text = ", ".join(f"{arm} {value:.3g}" for arm, value in values.items() if value is not None)
         return Verdict("holds", text=text)
 
