@@ -131,7 +131,11 @@ def read_cells(pictures: NDArray[np.uint8], reader: CellReader | None = None) ->
     labels = (reader or shipped())(cells).argmax(1).reshape(len(pictures), 4).tolist()
     return [
         Reading(
-            tuple(place(*THINGS[label], cell) for cell, label in enumerate(row) if label < EMPTY),
+            tuple(
+                place(THINGS[label][0], THINGS[label][1], cell)
+                for cell, label in enumerate(row)
+                if label < EMPTY
+            ),
             tuple(cell for cell, label in enumerate(row) if label == UNREADABLE),
         )
         for row in labels

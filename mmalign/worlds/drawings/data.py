@@ -50,9 +50,10 @@ def flawed(scene: Scene, wish: Wish, flaw: str, rng: np.random.Generator) -> Sce
         free = sorted(set(range(GRID**2)) - {o.row * GRID + o.col for o in objects})
         objects.append(place(chosen.color, chosen.cls, free[int(rng.integers(len(free)))], chosen.size))
     else:
-        name, values = ("color", COLORS) if flaw == "color" else ("cls", CLASSES)
-        other = [v for v in values if v != getattr(chosen, name)]
-        objects[k] = replace(chosen, **{name: other[int(rng.integers(len(other)))]})
+        values, had = (COLORS, chosen.color) if flaw == "color" else (CLASSES, chosen.cls)
+        other = [v for v in values if v != had]
+        new = other[int(rng.integers(len(other)))]
+        objects[k] = replace(chosen, color=new) if flaw == "color" else replace(chosen, cls=new)
     objects.sort(key=lambda o: (o.row, o.col))
     return replace(scene, objects=tuple(objects))
 

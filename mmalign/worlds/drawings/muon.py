@@ -57,26 +57,26 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"momentum": momentum, "betas": (0.9, 0.98), "eps": 1e-8})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Take one step from the gradients; ``closure`` is not used."""
         for group in self.param_groups:
             (self._muon if group["muon"] else self._adam)(group)
 
     def _muon(self, group: dict[str, Any]) -> None:
-        by_shape: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+        by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
         for p in group["params"]:
             if p.grad is not None:
-                by_shape[tuple(p.shape)].append(p)
+                by_shape[tuple(p.shape)].append((p, p.grad))
         for (rows, columns), params in by_shape.items():
             directions = []
-            for p in params:
+            for p, grad in params:
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                directions.append(p.grad.lerp(state["momentum"], group["momentum"]))
+                state["momentum"].lerp_(grad, 1 - group["momentum"])
+                directions.append(grad.lerp(state["momentum"], group["momentum"]))
             moves = orthogonalised(torch.stack(directions))
-            for p, move in zip(params, moves, strict=True):
+            for (p, _), move in zip(params, moves, strict=True):
                 p.add_(move, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
     def _adam(self, group: dict[str, Any]) -> None:

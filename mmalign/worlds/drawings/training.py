@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmalign.rng import derive_seed, numpy_generator
@@ -108,7 +109,7 @@ def pictures_of(
     steps: int = 10,
     guidance: float = 1.0,
     eta: float = 1.0,
-) -> np.ndarray:
+) -> NDArray[np.uint8]:
     """Draw one picture per prompt as bytes ``[N, 32, 32, 3]``; the noise depends on ``seed``."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "drawer", "probe"))
     pipeline.set_progress_bar_config(disable=True)
@@ -120,10 +121,11 @@ def pictures_of(
         generator=generator,
         output_type="np",
     ).images
-    return np.asarray((drawn * 255).round().astype(np.uint8))
+    pixels: NDArray[np.uint8] = (drawn * 255).round().astype(np.uint8)
+    return pixels
 
 
-def probe(wishes: Sequence[Wish], pictures: np.ndarray) -> dict[str, float]:
+def probe(wishes: Sequence[Wish], pictures: NDArray[np.uint8]) -> dict[str, float]:
     """Exact share (and that of each prompt kind), bound recall, and shares of pictures with extras or unread cells."""
     sums: dict[str, list[float]] = defaultdict(list)
     for wish, reading in zip(wishes, match_templates(pictures), strict=True):
