@@ -90,7 +90,7 @@ def _step(
     indices: Tensor,
     grad: Tensor,
 ) -> Step:
-    inputs, values = x.clone().requires_grad_(True), torch.zeros(len(indices), requires_grad=True)
+    inputs, values = x.clone().requires_grad_(True), torch.full((len(indices),), 0.1, requires_grad=True)
     found: dict[str, Tensor] = {}
 
     def run(_: Any) -> None:

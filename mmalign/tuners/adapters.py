@@ -113,9 +113,10 @@ class ConformerPart(Part):
         """What is added, from tokens ``[B, N, D]``."""
         if z.ndim != 3:
             raise UserError(f"conformer: tokens [B, N, D] are needed, got a tensor of {z.ndim} dimensions")
-        hidden = nn.functional.glu(self.inner(self.norm(z)), dim=-1).transpose(1, 2)
+        inner = self.inner(self.norm(z.to(self.outer.weight.dtype)))
+        hidden = nn.functional.glu(inner, dim=-1).transpose(1, 2)
         hidden = nn.functional.silu(self.batch_norm(self.depthwise(hidden))).transpose(1, 2)
-        return self.scale * self.outer(hidden)
+        return (self.scale * self.outer(hidden)).to(z.dtype)
 
     def forward(self, inner: Inner, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """The module's output with what the adapter adds."""
@@ -153,7 +154,7 @@ class ScalePart(Part):
         shape = [1] * y.ndim
         shape[int(self.spec.get("axis", -1))] = -1
         out = y * self.gamma.view(shape)
-        return out if self.beta is None else out + self.beta.view(shape)
+        return (out if self.beta is None else out + self.beta.view(shape)).to(y.dtype)
 
     def merge(self, base: nn.Module, owner: nn.Module) -> None:
         """Scale the rows of the weight and the bias, then shift the bias."""

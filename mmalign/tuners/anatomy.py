@@ -23,7 +23,7 @@ _TOKENS = ("cls_token", "class_embedding", "embeddings.class_embedding", "embedd
 _HEADS = re.compile(r"(^|\.)(head|fc|classifier|lm_head|visual_projection)(\.|$)")
 _STEMS = re.compile(
     r"(^|\.)(patch_embed\w*|patch_embedding\w*|position_embedding\w*|pos_embed\w*|stem|conv1|embeddings|"
-    r"cls_token|class_embedding|positional_embedding|dist\w*_token|mask_token|reg_token)(\.|$)"
+    r"embed_tokens|word_embeddings|wte|cls_token|class_embedding|positional_embedding|dist\w*_token|mask_token|reg_token)(\.|$)"
 )
 _NORMS = ("LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm")
 

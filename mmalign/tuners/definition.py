@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -133,10 +134,14 @@ def trainable_count(model: nn.Module) -> int:
 
 
 def is_mergeable(model: nn.Module) -> bool:
-    """Whether every part of the active adapter can be folded into the weights."""
-    return all(
-        part.mergeable for layer in model.modules() if isinstance(layer, SiteLayer) for part in layer.parts()
-    )
+    """Whether the active adapter, of this package or peft's own, can be folded into the weights."""
+    for layer in model.modules():
+        if isinstance(layer, SiteLayer):
+            if not all(part.mergeable for part in layer.parts()):
+                return False
+        elif isinstance(layer, BaseTunerLayer) and type(layer).merge is BaseTunerLayer.merge:
+            return False
+    return True
 
 
 def part_states(model: nn.Module) -> dict[str, SiteLayer]:

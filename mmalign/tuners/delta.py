@@ -22,6 +22,11 @@ def plain_name(name: str) -> str:
     return name.replace(".", "-")
 
 
+def _trained(like: Tensor) -> torch.dtype:
+    """At least float32: what trains is never kept in half precision."""
+    return torch.promote_types(like.dtype, torch.float32)
+
+
 class LowRank(nn.Module):
     """``scale * B A`` for the rows ``start:stop`` of a matrix; with ``offset`` ``scale * (B A - B0 A0)``.
 
@@ -37,8 +42,8 @@ class LowRank(nn.Module):
         super().__init__()
         r, tall = int(spec["r"]), int(spec["stop"]) - int(spec["start"])
         self.start, self.stop, self.scale = int(spec["start"]), int(spec["stop"]), scale
-        self.A = nn.Parameter(torch.empty(r, wide, dtype=like.dtype))
-        self.B = nn.Parameter(torch.zeros(tall, r, dtype=like.dtype))
+        self.A = nn.Parameter(torch.empty(r, wide, dtype=_trained(like)))
+        self.B = nn.Parameter(torch.zeros(tall, r, dtype=_trained(like)))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
         self.offset = bool(spec.get("offset"))
         if self.offset:
@@ -87,9 +92,9 @@ class DeltaPart(Part):
             weight, key = base.get_parameter(name), plain_name(name)
             picks = entry.get("k", 0)
             if picks == "all":
-                self.values[key] = nn.Parameter(torch.zeros_like(weight))
+                self.values[key] = nn.Parameter(torch.zeros(weight.shape, dtype=_trained(weight)))
             elif picks:
-                self.values[key] = nn.Parameter(torch.zeros(picks, dtype=weight.dtype))
+                self.values[key] = nn.Parameter(torch.zeros(picks, dtype=_trained(weight)))
                 self._indices[key] = f"indices_{key}"
                 self.register_buffer(f"indices_{key}", torch.arange(picks))
             if entry.get("blocks"):

@@ -167,6 +167,23 @@ def test_every_tuner_of_parts_is_under_contract() -> None:
     assert made == set(OPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("tuner", "k"), [(tuner, k) for tuner, sets in OPTIONS.items() for k in range(len(sets))]
+)
+def test_half_precision_keeps_its_type_and_trains_in_float32(tuner: str, k: int) -> None:
+    def probe(model: nn.Module) -> Iterator[Tensor]:
+        for seed in range(2):
+            logits = model(inputs("vit", 4, seed).bfloat16())
+            yield nn.functional.cross_entropy(logits.float(), torch.arange(4))
+
+    model = attach(build("vit").bfloat16(), tuner, OPTIONS[tuner][k], probe=probe).train()
+    out = model(inputs("vit").bfloat16())
+    assert out.dtype == torch.bfloat16 and bool(torch.isfinite(out).all())
+    out.float().square().sum().backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32} and any(p.grad is not None for p in trained)
+
+
 def test_same_seed_same_adapter() -> None:
     first, second = wrapped("adapter", 0, "vit"), wrapped("adapter", 0, "vit")
     other = attach(build("vit"), "adapter", OPTIONS["adapter"][0], seed=4)

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from mmalign.errors import UserError
-from mmalign.tuners import attach
+from mmalign.tuners import attach, is_mergeable
 from mmalign.tuners.anatomy import Anatomy
 from mmalign.tuners.export import export_lora
 from mmalign.tuners.family.low_rank import corda_factors, projections
@@ -146,6 +146,7 @@ def test_poly() -> None:
         uniform = model(X)
     assert (uniform - mixed).abs().max() < 0.1 * (uniform - vit()(X)).abs().max()
     torch.testing.assert_close(mean_skill(model, vit())(X), uniform, rtol=1e-4, atol=1e-4)
+    assert not is_mergeable(model) and is_mergeable(attach(vit(), "lora", {"r": 2}))
     router_only(model)
     assert all("router" in name for name, p in model.named_parameters() if p.requires_grad)
     with pytest.raises(UserError, match="does not divide by 7"):

@@ -38,6 +38,12 @@ class VisualPrompts:
 
     def plan(self, anatomy: Anatomy, options: VptOptions, probe: Probe | None) -> Plan:
         """Prompts at each block (deep), or put in at the first and taken out at the last (shallow)."""
+        if (
+            callable(writes := getattr(anatomy.model, "can_generate", None))
+            and writes()
+            and not anatomy.scope
+        ):
+            raise UserError("vpt: puts prompts among patches, not among the tokens of a text; name a scope")
         if anatomy.scope and hasattr(anatomy.module, "_can_record_outputs"):
             raise UserError(
                 f"vpt: {type(anatomy.module).__name__} hands out what its blocks saw, prompts included; use it on a "

@@ -89,7 +89,9 @@ class SidePart(Part):
         image = first_input(args, options)
         with torch.no_grad() if self.spec.get("detach") else nullcontext():
             output = inner(args, options)
-        logits = self.head(self.network(image, self._features()), image)
+        trained = next(self.network.parameters()).dtype
+        features = [(meta.to(trained), patches.to(trained)) for meta, patches in self._features()]
+        logits = self.head(self.network(image.to(trained), features), image).to(output.dtype)
         return output + logits if self.spec.get("residual") else logits
 
     def _features(self) -> list[tuple[Tensor, Tensor]]:
