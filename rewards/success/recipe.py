@@ -13,7 +13,7 @@ from mmalign.errors import UserError
 from mmalign.protocols import Likelihood
 from mmalign.rewards.rapl.videos import frames_at
 from mmalign.rewards.success.model import LabelledFrames, SuccessModel
-from mmalign.rewards.success.reward import SuccessReward
+from mmalign.rewards.success.reward import THRESHOLD, SuccessReward
 from mmalign.rng import numpy_generator
 from mmalign.types import Rollout, Row, StepReward
 from mmalign.worlds import sweep
@@ -84,8 +84,8 @@ class Success:
 
     @torch.no_grad()
     def measure(self, model: SuccessModel, rankings: Sequence[LabelledFrames]) -> dict[str, Any]:
-        """Rates on held-out frames of *recorded* episodes; those the policy visits are another matter."""
-        said = torch.cat([model(item.frames) > 0 for item in rankings])
+        """Rates at the reward's threshold on held-out *recorded* frames; those a policy visits are another matter."""
+        said = torch.cat([model(item.frames) > THRESHOLD for item in rankings])
         true = torch.cat([item.labels for item in rankings])
         hits = int((said & true).sum())
         return {

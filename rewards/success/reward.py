@@ -9,7 +9,10 @@ from mmalign.rewards.rapl.videos import frames_at
 from mmalign.rewards.success.model import SuccessModel
 from mmalign.types import Rollout, StepReward
 
-__all__ = ["SuccessReward"]
+__all__ = ["THRESHOLD", "SuccessReward"]
+
+THRESHOLD = 3.0
+"""Log-odds above which a frame counts as success: a wrong claim ends an episode and is paid, a missed one is not."""
 
 
 class SuccessReward:
@@ -23,7 +26,7 @@ class SuccessReward:
         every: looks at every so manieth step, and at the last.
     """
 
-    def __init__(self, model: SuccessModel, *, threshold: float = 1.0, every: int = 2) -> None:
+    def __init__(self, model: SuccessModel, *, threshold: float = THRESHOLD, every: int = 2) -> None:
         self.model, self.threshold, self.every = model.eval(), threshold, every
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 For learning from recordings: ``caption`` rows go round experts from good to hopeless, ``preference`` rows compare two
 whole episodes from one start.  :data:`ZONE` sweeps with the short and the medium stick, :data:`CARRY` carries a block
-to a goal with the gripper.
+to a goal with the gripper, :data:`DEMOS` the same from better recordings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mmalign.worlds.sweep.data import ROW_KINDS, SKILLS, segment_pairs, starts
 from mmalign.worlds.sweep.environment import MAX_STEPS
 from mmalign.worlds.sweep.experts import Skill, play
 
-__all__ = ["CARRY", "ZONE", "OneTask"]
+__all__ = ["CARRY", "DEMOS", "ZONE", "OneTask"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,7 @@ CARRY = OneTask(
     "goal", ("gripper",), (Skill(noise=0.2), Skill(noise=0.6, aim=0.06, pause=0.2), Skill(1.0, 0.2, 0.4))
 )
 """One block onto the goal, with the gripper."""
+DEMOS = OneTask(
+    "goal", ("gripper",), (Skill(noise=0.2), Skill(noise=0.2), Skill(noise=0.6, aim=0.06, pause=0.2))
+)
+"""The same with better recordings: what somebody would show on purpose, and failures."""
