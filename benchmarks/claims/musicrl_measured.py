@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mmalign import registry
 from mmalign.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ def measure(stage: str | None = None) -> Callable[[RunContext], None]:
 
     def job(ctx: RunContext) -> None:
         from mmalign.data.jsonl import write_json
-        from mmalign.rewards.tunes import TunesAdherence, TunesQuality, TunesTruth
         from mmalign.rng import generator
         from mmalign.worlds.tunes.users import mean_taste
 
@@ -47,7 +47,8 @@ def measure(stage: str | None = None) -> Callable[[RunContext], None]:
             generator(ctx.cfg.seed, "claims", "measured"),
             max_steps=ctx.cfg.evaluate.max_new_tokens,
         )
-        rewards = {"truth": TunesTruth(), "adherence": TunesAdherence(), "quality": TunesQuality()}
+        names = {"truth": "tunes-truth", "adherence": "tunes-adherence", "quality": "tunes-quality"}
+        rewards = {name: registry.load("rewards", entry)() for name, entry in names.items()}
         found = {name: float(reward(drawn).per_step.sum(1).mean()) for name, reward in rewards.items()}
         tastes = mean_taste([row.completion for row in drawn.rows])
         found["taste"] = sum(tastes) / len(tastes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mmalign import registry
 from mmalign.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ def measure(stage: str | None = None, *, clip: bool = False) -> Callable[[RunCon
 
     def job(ctx: RunContext) -> None:
         from mmalign.data.jsonl import write_json
-        from mmalign.rewards.clip import ClipScore
-        from mmalign.rewards.drawings import DrawingTruth
-        from mmalign.rewards.pictures.plain import JpegIncompressibility
         from mmalign.rng import generator
 
         final = ctx.stage_dir(stage) / "final" if stage else None
@@ -50,12 +48,12 @@ def measure(stage: str | None = None, *, clip: bool = False) -> Callable[[RunCon
         rng = generator(ctx.cfg.seed, "claims", "measured")
         drawn: Rollout = ctx.adapter.sample(model, rows, EACH, rng)  # type: ignore[attr-defined]
         rewards: dict[str, Reward] = {
-            "jpeg": JpegIncompressibility(),
-            "truth/template": DrawingTruth("template"),
-            "truth/network": DrawingTruth("network"),
+            "jpeg": registry.load("rewards", "jpeg_incompressibility")(),
+            "truth/template": registry.load("rewards", "drawings")("template"),
+            "truth/network": registry.load("rewards", "drawings")("network"),
         }
         if clip:
-            rewards["clip"] = ClipScore()
+            rewards["clip"] = registry.load("rewards", "clip")()
         found = {name: float(reward(drawn).per_step.sum(1).mean()) for name, reward in rewards.items()}
         found["kl"] = 0.0 if final is None else _kl(ctx, model, drawn, final)
         found["diversity"] = diversity(drawn)
@@ -66,11 +64,11 @@ def measure(stage: str | None = None, *, clip: bool = False) -> Callable[[RunCon
 
 def diversity(drawn: Rollout) -> float:
     """Mean root-mean-square distance (0 to 255) between two pictures of one prompt."""
+    import numpy as np
     import torch
 
-    from mmalign.rewards.pictures.tensors import as_tensor
-
-    pictures: Tensor = torch.stack([as_tensor(row) for row in drawn.rows]).flatten(1) * 255
+    arrays = [np.asarray(row.completion.convert("RGB"), dtype=np.float32) for row in drawn.rows]
+    pictures: Tensor = torch.from_numpy(np.stack(arrays)).flatten(1)
     apart = torch.cdist(pictures[None], pictures[None])[0] / pictures.shape[1] ** 0.5
     group = drawn.group.cpu()
     same = (group[:, None] == group[None]) & ~torch.eye(len(group), dtype=torch.bool)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mmalign.data.content import answer_digest
 from mmalign.engine.atomic import write_text
 from mmalign.engine.iterate.collect import draw, draw_mixture
 from mmalign.engine.iterate.select import (
@@ -203,9 +204,7 @@ def _stream(trainer: IterativeTrainer, what: str, number: int) -> torch.Generato
 
 def _write(file: Path, answers: Sequence[Row], scores: Tensor) -> None:
     lines = [
-        json.dumps(
-            {"id": row.id, "key": row_key(row)[:16], "score": score, "answer": str(row.completion)[:500]}
-        )
+        json.dumps({"id": row.id, "key": row_key(row)[:16], "score": score, "answer": _shown(row.completion)})
         for row, score in zip(answers, scores.flatten().tolist(), strict=True)
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -220,3 +219,8 @@ def _read(file: Path, answers: Sequence[Row]) -> Tensor | None:
     if [record["key"] for record in records] != [row_key(row)[:16] for row in answers]:
         return None
     return torch.tensor([float(record["score"]) for record in records])
+
+
+def _shown(answer: object) -> str:
+    """The beginning of a text, the hash of any other answer: the same answer is always written the same way."""
+    return answer[:500] if isinstance(answer, str) else answer_digest(answer)[:16]
