@@ -9,11 +9,12 @@ from mmalign.claims.results import PerStart, Results
 from mmalign.claims.rules import at_least, rises
 
 __all__ = [
+    "PROGRESS",
     "QUALITY",
     "SUCCESS",
     "above",
     "at_most_below",
-    "better_success",
+    "better",
     "minus",
     "must",
     "numbers",
@@ -22,7 +23,7 @@ __all__ = [
 
 QUALITY = "stages/reward_model/quality.json"
 """Where a reward model's held-out numbers lie in a run folder."""
-SUCCESS = "sweep@greedy/success"
+SUCCESS, PROGRESS = "sweep@greedy/success", "sweep@greedy/progress"
 
 
 def must(ident: str, text: str, check: Callable[[Results], Verdict]) -> Statement:
@@ -60,16 +61,16 @@ def above(
     return check
 
 
-def better_success(arm: str, other: str) -> Callable[[Results], Verdict]:
-    """More test episodes succeed, paired by seed and start."""
-    return lambda results: rises(results.change(arm, other, SUCCESS))
+def better(arm: str, other: str, metric: str = SUCCESS) -> Callable[[Results], Verdict]:
+    """A number of the test episodes (their success) is above another arm's, paired by seed and start."""
+    return lambda results: rises(results.change(arm, other, metric))
 
 
-def at_most_below(arm: str, other: str, margin: float) -> Callable[[Results], Verdict]:
-    """Success is not more than ``margin`` below another arm's, with the whole interval."""
+def at_most_below(arm: str, other: str, margin: float, metric: str = SUCCESS) -> Callable[[Results], Verdict]:
+    """A number (success) is not more than ``margin`` below another arm's, with the whole interval."""
 
     def check(results: Results) -> Verdict:
-        change = results.change(arm, other, SUCCESS)
+        change = results.change(arm, other, metric)
         room = {start: [gap + margin for gap in column] for start, column in change.items()}
         return at_least(room, 0.0, unit="points")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmalign.benchmarks.claims.control import SUCCESS, better_success, must, report
+from mmalign.benchmarks.claims.control import SUCCESS, better, must, report
 from mmalign.claims.definition import Arm, Claim, Verdict
 from mmalign.claims.results import Results
 from mmalign.claims.rules import at_least
@@ -92,13 +92,13 @@ CLAIM = Claim(
         _arm("shuffled", "control: a classifier of permuted marks", {"reward_model.ranking.shuffle": True}, LEARNED),
     ),
     statements=(
-        must("F1", "online beats the cloned start", better_success("online", "clone")),
-        must("F2", "online beats as many updates on the recordings alone", better_success("online", "offline")),
+        must("F1", "online beats the cloned start", better("online", "clone")),
+        must("F2", "online beats as many updates on the recordings alone", better("online", "offline")),
         must("F3", "resets happen when scheduled and never else", resets_are_scheduled),
         must("F4", "8 of 10 claims are right on the states that the policy visits", precise_where_the_policy_goes),
         must("F5", "a planted false positive makes the alarm fire", planted_rings),
-        must("F6", "online beats the same on a classifier of permuted marks", better_success("online", "shuffled")),
-        report("T1", "the environment's own reward bounds it", better_success("oracle", "online")),
+        must("F6", "online beats the same on a classifier of permuted marks", better("online", "shuffled")),
+        report("T1", "the environment's own reward bounds it", better("oracle", "online")),
         report("T2", "the policy goes for the planted false positive", planted_is_exploited),
     ),
     recipe="robofume",

@@ -28,7 +28,7 @@ __all__ = ["FrameScoreRecipe", "Rapl", "RaplModel", "ScoreModel"]
 
 EXPERTS = 3
 """Expert videos per task and embodiment."""
-FAR = 40
+FAR = 30
 """Episodes with the long stick in the held-out measurement."""
 _WEIGHTS, _EXPERTS, _RECORD = "model.safetensors", "experts.safetensors", "videos.json"
 
