@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmalign import registry
 from mmalign.errors import UserError
@@ -22,7 +22,7 @@ def measure(stage: str | None = None) -> Callable[[RunContext], None]:
     """A job that draws 4 pieces to each of 32 validation captions, as in training, and writes ``measured.json``.
 
     ``truth`` (exact adherence), ``adherence`` and ``quality`` (the parts of R before weighting), ``taste`` (the mean
-    user's, in standard deviations of real pieces) and ``kl`` (nats per piece from the start, from the same draws).
+    user's, in standard deviations of real pieces) and ``kl`` (nats per piece from the start, over every codebook).
 
     Args:
         stage: whose policy; ``None`` for the start.
@@ -36,15 +36,18 @@ def measure(stage: str | None = None) -> Callable[[RunContext], None]:
         final = ctx.stage_dir(stage) / "final" if stage else None
         if final is not None and not final.is_dir():
             raise UserError(f"{final}: is not there, so there is no policy to measure")
+        adapter: Any = ctx.adapter
+        adapter.configure({k: v for k, v in ctx.cfg.model.options.items() if k != "train_codebooks"})
         model, rows = (
             ctx.load_model(str(final or ctx.start_policy())),
             ctx.rows("validation", PROMPTS, "prompt"),
         )
-        drawn: Rollout = ctx.adapter.sample(  # type: ignore[attr-defined]
+        drawn: Rollout = adapter.sample(
             model,
             rows,
             EACH,
             generator(ctx.cfg.seed, "claims", "measured"),
+            temperature=ctx.cfg.grpo.temperature,
             max_steps=ctx.cfg.evaluate.max_new_tokens,
         )
         names = {"truth": "tunes-truth", "adherence": "tunes-adherence", "quality": "tunes-quality"}
@@ -64,5 +67,6 @@ def _kl(ctx: RunContext, drawn: Rollout) -> float:
 
     start = ctx.load_model(ctx.start_policy())
     with torch.no_grad():
-        before = ctx.adapter.logp(start, ctx.adapter.collate(drawn.rows)).values
+        batch = ctx.adapter.collate(drawn.rows)
+        before = ctx.adapter.logp(start, batch, temperature=ctx.cfg.grpo.temperature).values
     return float(((drawn.logp - before) * drawn.mask).sum(1).mean())

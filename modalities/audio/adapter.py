@@ -116,7 +116,7 @@ class AudioAdapter:
             raise UserError("there are no rows to collate")
         answers = self._ready()
         assert self._pattern is not None and self._captions is not None
-        tokens, valid = self._pattern.delayed([answers(row) for row in rows])
+        tokens, valid = self._pattern.delayed([answers(row) for row in rows], self.options.train_codebooks)
         inputs = {**self._captions(rows), "tokens": tokens, "valid": valid}
         return Batch(tuple(rows), inputs, valid.any(1))
 
@@ -196,7 +196,7 @@ class AudioAdapter:
         return Rollout(
             answered,
             torch.cat([draw.logp for draw in draws]),
-            torch.ones((total, steps), dtype=torch.bool),
+            pattern.valid([frames], steps, self.options.train_codebooks).any(1).expand(total, -1),
             torch.full((total,), whole, dtype=torch.bool),
             torch.arange(len(rows)).repeat_interleave(n),
         )
@@ -247,9 +247,16 @@ class AudioAdapter:
         with torch.no_grad():
             given = condition(model, inputs["caption_ids"], inputs["caption_mask"])
         given = given.take(inputs["caption_of"])
-        guidance = self.options.guidance_scale
         return draw_codes(
-            model, given, noise, n, self._pattern, frames, temperature=temperature, guidance=guidance
+            model,
+            given,
+            noise,
+            n,
+            self._pattern,
+            frames,
+            temperature=temperature,
+            guidance=self.options.guidance_scale,
+            counted=self.options.train_codebooks,
         )
 
     def _cached_captions(self, model: nn.Module) -> AbstractContextManager[None]:

@@ -20,11 +20,14 @@ class AudioOptions:
             a caption; 0 draws without the caption.
         frames: longest answer in frames (tuples of codes); null goes by ``seconds`` or by the longest answer in steps.
         seconds: the same in seconds.
+        train_codebooks: how many codebooks, the coarsest first, count in log-probability, KL and entropy; null counts
+            all.  The finer ones are drawn as ever and are then part of what the policy acts on, not of its action.
     """
 
     guidance_scale: float = 1.0
     frames: int | None = None
     seconds: float | None = None
+    train_codebooks: int | None = None
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> AudioOptions:
@@ -43,7 +46,7 @@ class AudioOptions:
         for name, value in options.items():
             if value is None and name != "guidance_scale":
                 continue
-            whole = name == "frames"
+            whole = name in ("frames", "train_codebooks")
             right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
             if not right or value < 0 or (value == 0 and name != "guidance_scale"):
                 kind = "a whole number of at least 1" if whole else "a number that is not negative"

@@ -45,18 +45,21 @@ class DelayPattern:
         """Steps beyond the number of frames."""
         return max(self.delays)
 
-    def valid(self, frames: Sequence[int] | Tensor, steps: int) -> Tensor:
-        """Where codes are drawn, ``[B, K, T]`` bool, for answers of ``frames`` ``[B]`` frames."""
+    def valid(self, frames: Sequence[int] | Tensor, steps: int, books: int | None = None) -> Tensor:
+        """Where codes of the first ``books`` are drawn, ``[B, K, T]`` bool, in answers of ``frames`` ``[B]``."""
         first = torch.tensor(self.delays)[None, :, None]
         last = torch.as_tensor(frames)[:, None, None] + first
         place = torch.arange(steps)[None, None]
-        return (place >= first) & (place < last)
+        drawn = (place >= first) & (place < last)
+        drawn[:, len(self.delays) if books is None else books :] = False
+        return drawn
 
-    def delayed(self, answers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def delayed(self, answers: Sequence[Tensor], books: int | None = None) -> tuple[Tensor, Tensor]:
         """Lay answers out: tokens ``[B, K, T]`` with the special token in undrawn places, and :meth:`valid`.
 
         Args:
             answers: codes ``[F_i, K]`` of each answer.
+            books: how many codebooks :meth:`valid` tells of.
         """
         frames = [len(codes) for codes in answers]
         steps = max(frames) + self.extra
@@ -64,7 +67,7 @@ class DelayPattern:
         for row, codes in enumerate(answers):
             for book, delay in enumerate(self.delays):
                 tokens[row, book, delay : delay + len(codes)] = codes[:, book]
-        return tokens, self.valid(frames, steps)
+        return tokens, self.valid(frames, steps, books)
 
     def undelayed(self, tokens: Tensor) -> Tensor:
         """Codes ``[B, F, K]`` of tokens ``[B, K, F + extra]``: the inverse of :meth:`delayed` for equal lengths."""

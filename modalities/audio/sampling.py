@@ -39,11 +39,13 @@ def draw_codes(
     *,
     temperature: float,
     guidance: float,
+    counted: int | None = None,
 ) -> CodeDraw:
     """Draw ``n`` answers of ``frames`` frames for each of the ``R`` captions in ``given``.
 
     ``noise`` ``[R * n, T * K]`` holds one uniform number per code, so that an answer depends on its own numbers
-    alone.  Temperature 0 is greedy; its log-probabilities are those of temperature 1.
+    alone.  Temperature 0 is greedy; its log-probabilities are those of temperature 1.  Only the first ``counted``
+    codebooks (all of them by default) count in the log-probabilities.
     """
     steps, books = frames + pattern.extra, pattern.codebooks
     with inference(model):
@@ -58,7 +60,8 @@ def draw_codes(
             uniform = noise[:, step * books : (step + 1) * books][:, drawn]
             code, value = choose_tokens(logits.flatten(0, 1), uniform.flatten(), temperature)
             tokens[:, drawn, step] = code.view(-1, len(drawn)).cpu()
-            logp[:, step] = value.view(-1, len(drawn)).sum(-1).cpu()
+            own = drawn < (books if counted is None else counted)
+            logp[:, step] = value.view(-1, len(drawn))[:, own].sum(-1).cpu()
             if step + 1 < steps:
                 state.advance(model, tokens[:, :, step].to(logits.device))
     return CodeDraw(pattern.undelayed(tokens), logp)

@@ -33,7 +33,9 @@ def test_recipes_say_what_they_are(name: str) -> None:
     assert ("tunes-r" in plain) == (name != "musicrl-u")
     assert ("preference" in plain) == (name in ("musicrl-u", "musicrl-ru"))
     for reward in cfg.reward.also:
-        assert not hasattr(registry.load("rewards", reward), "reward"), "a recipe cannot be paid beside another"
+        assert not hasattr(registry.load("rewards", reward), "reward"), (
+            "a recipe cannot be paid beside another"
+        )
     assert cfg.modality == "audio" and cfg.data.world == "tunes" and cfg.evaluate.tasks == ("tunes",)
     assert cfg.grpo.max_completion_length == cfg.evaluate.max_new_tokens == 30
     assert cfg.grpo.kl_budget is not None and cfg.grpo.advantage == "rloo" and not cfg.grpo.dense_advantages

@@ -131,6 +131,23 @@ def test_conformance_under_guidance(music: Any) -> None:
     assert float((free.values - drawn.logp).abs()[:9].max()) > 1e-2, "without it the score would be another"
 
 
+def test_finer_codebooks_may_be_left_out_of_the_action(music: Any) -> None:
+    """They are drawn alike, and neither score, entropy nor mask counts them; sampler and scorer agree."""
+    rows = [replace(row, completion=None, steps=None) for row in make_rows()]
+    whole = music.adapter.sample(music.model, rows, 2, generator(0), max_steps=9)
+    music.adapter.configure({"train_codebooks": 2})
+    drawn = music.adapter.sample(music.model, rows, 2, generator(0), max_steps=9)
+    assert [row.steps for row in drawn.rows] == [row.steps for row in whole.rows]
+    with torch.no_grad():
+        scored = music.adapter.logp(music.model, music.adapter.collate(drawn.rows), entropy=True)
+    assert torch.equal(scored.mask, drawn.mask) and int(drawn.mask[0].sum()) == 6 + 1
+    assert float((scored.values - drawn.logp).abs().max()) < 1e-4
+    assert torch.equal(drawn.logp[:, 0], whole.logp[:, 0]) and not drawn.logp[:, 7:].any()
+    assert scored.entropy[:, 7:].sum() == 0 and bool((scored.entropy[:, :7] > 0).all())
+    tokens = music.adapter.collate(drawn.rows).inputs["tokens"]
+    assert (tokens != CODES).sum() == 8 * 6 * BOOKS, "the model reads all of them"
+
+
 def test_lora_on_cross_attention_leaves_the_null_branch_alone(music: Any) -> None:
     """Bit for bit, so that guidance keeps its anchor while the captioned branch trains."""
     names = ",".join(f"encoder_attn.{part}_proj" for part in "qkv") + ",encoder_attn.out_proj"
