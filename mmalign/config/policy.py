@@ -64,7 +64,7 @@ class PPOConfig(Section):
     kl_horizon: Positive = 10000.0
     """Answers over which a steered ``kl_coef`` adapts."""
     kl_budget: Positive | None = None
-    """Make no update while the answers' KL from the reference, in nats per answer, is above this; null has no such limit.
+    """Make no update while the answers' KL from the reference, in nats per answer, is above this; null for no limit.
     Arms with one budget end at about the same distance from their start."""
     kl_stop: Positive = 0.1
     """End a step's update early once the approximate KL per step, in nats, is above this."""

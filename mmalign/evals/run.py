@@ -74,7 +74,11 @@ def evaluate(
             f'modality "{getattr(adapter, "name", adapter)}" cannot sample, so it cannot be evaluated'
         )
     rows = _checked_rows(task)
-    generation = {"temperature": float(temperature), "max_steps": int(max_steps), "seed": int(seed)}
+    generation: dict[str, Any] = {
+        "temperature": float(temperature),
+        "max_steps": int(max_steps),
+        "seed": int(seed),
+    }
     if options:
         generation["options"] = dict(options)
     if not getattr(adapter, "row_streams", False) and temperature > 0:

@@ -129,7 +129,7 @@ def _forward(model: nn.Module, column: Tensor, given: Condition, cache: Any) -> 
 
 def _all_heads(model: nn.Module) -> Any:
     """``(states [B, H], books) -> logits [B, len(books), V]``; plain heads are one product, laid out for few rows."""
-    found = list(heads(model))
+    found: list[Any] = list(heads(model))
     plain = all(type(head) is nn.Linear and head.bias is None for head in found)
     size = sum(head.weight.numel() for head in found) if plain else 0
     if not plain or size > _TURNED:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -47,8 +49,8 @@ def tuple_logp(
         drawn = valid[:, book]
         values, uncertainty = head_step_logp(
             head if type(head) is nn.Linear else None,
-            lambda chunk, head=head: head_logits(head, chunk),
-            head.out_features,
+            partial(head_logits, head),
+            int(head.out_features),  # type: ignore[arg-type]
             states[drawn],
             tokens[:, book][drawn],
             temperature=temperature,

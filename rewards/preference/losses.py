@@ -66,8 +66,8 @@ def score_loss(scores: Tensor, pairs: Compared, options: Options) -> tuple[Tenso
         return plackett_luce(scores[pairs.place], pairs.worth, pairs.mask), gaps
     chosen, rejected = scores[pairs.better], scores[pairs.worse]
     if options.loss == "cost":
-        flags = (pairs.unsafe[side] for side in (pairs.worse, pairs.better))
-        return cost_model_loss(-rejected, -chosen, *flags, options.sign_coef, pairs.weight)[0], gaps
+        worse, better = pairs.unsafe[pairs.worse], pairs.unsafe[pairs.better]
+        return cost_model_loss(-rejected, -chosen, worse, better, options.sign_coef, pairs.weight)[0], gaps
     return bradley_terry(chosen, rejected, pairs.margin, options.centering, pairs.weight), gaps
 
 

@@ -121,7 +121,7 @@ class FrameScore(nn.Module):
     @torch.no_grad()
     def centre(self, frames: Tensor) -> None:
         """Make the mean score of ``frames`` 0: Bradley-Terry leaves the zero free, an episode's end does not."""
-        self.head.bias -= self.rewards(frames).mean()
+        self.head.bias.sub_(self.rewards(frames).mean())
 
     def loss(self, items: Sequence[Comparison]) -> tuple[Tensor, dict[str, float]]:
         """Mean Bradley-Terry loss of summed scores, and the share it gets right."""

@@ -166,7 +166,7 @@ def test_rows_are_stable_and_of_three_kinds() -> None:
 
 
 def test_pictures_of_other_sizes_and_kinds() -> None:
-    wish, scene = scenes_of("test", 1)[0]
+    _, scene = scenes_of("test", 1)[0]
     small = drawings.draw(scene)
     large = small.resize((128, 128), Image.Resampling.NEAREST)
     readings = drawings.detect([small, large, np.asarray(small)])

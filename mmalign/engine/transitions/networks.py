@@ -56,6 +56,8 @@ class Critics(nn.Module):
         self, scale: tuple[Tensor, Tensor], action_dims: int, width: int = 128, count: int = 2, seed: int = 0
     ) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", scale[0].clone())
         self.register_buffer("std", scale[1].clone())
         self.layers = _Layers(count, len(scale[0]) + action_dims, width, generator(seed, "critics"))
@@ -83,6 +85,8 @@ class StateValue(nn.Module):
 
     def __init__(self, scale: tuple[Tensor, Tensor], width: int = 128, seed: int = 0) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", scale[0].clone())
         self.register_buffer("std", scale[1].clone())
         self.layers = _Layers(1, len(scale[0]), width, generator(seed, "state value"))

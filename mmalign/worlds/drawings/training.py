@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,8 @@ def drawer_loss(pipeline: DrawingPipeline, pool: Pool, plan: DrawerPlan, step: i
 
 def make_optimizer(modules: Sequence[nn.Module], plan: DrawerPlan) -> MuonAdamW:
     """Muon on the matrices of the transformer's blocks and of the text encoder's layers, AdamW on the rest."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for module in modules:
         for name, p in module.named_parameters():
             inner = p.ndim == 2 and (".layers." in name or "blocks." in name) and "table" not in name
@@ -113,7 +115,7 @@ def pictures_of(
     """Draw one picture per prompt as bytes ``[N, 32, 32, 3]``; the noise depends on ``seed``."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "drawer", "probe"))
     pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(
+    drawn: Any = pipeline(
         list(prompts),
         num_inference_steps=steps,
         guidance_scale=guidance,
