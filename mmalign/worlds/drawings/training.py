@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +114,7 @@ def pictures_of(
     """Draw one picture per prompt as bytes ``[N, 32, 32, 3]``; the noise depends on ``seed``."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "drawer", "probe"))
     pipeline.set_progress_bar_config(disable=True)
-    drawn: Any = pipeline(
+    drawn = pipeline(  # type: ignore[union-attr]
         list(prompts),
         num_inference_steps=steps,
         guidance_scale=guidance,
