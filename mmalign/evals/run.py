@@ -54,8 +54,7 @@ def evaluate(
         task: rows, score and metrics.
         out_dir: the folder of this evaluation, e.g. ``runs/x/evals/sft/scenes-captions@greedy``.
         seed: seed of the sampling streams.
-        temperature: 0 is greedy.
-        batch_size: rows per call of ``adapter.sample``.
+        temperature, batch_size: 0 is greedy; rows per call of ``adapter.sample``.
         max_steps: longest answer, in steps.
         model_info: what identifies the policy; with a ``sha256`` of its weights, greedy answers are cached.
         options: the adapter's settings while it answers; part of the request, nothing is set here.
