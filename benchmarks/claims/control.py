@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mmalign.claims.definition import Statement, Verdict
 from mmalign.claims.results import PerStart, Results
-from mmalign.claims.rules import at_least, rises
+from mmalign.claims.rules import at_least, rises, undecided
 
 __all__ = [
     "PROGRESS",
@@ -71,6 +71,13 @@ def at_most_below(arm: str, other: str, margin: float, metric: str = SUCCESS) ->
 
     def check(results: Results) -> Verdict:
         change = results.change(arm, other, metric)
+        if not any(
+            results.per_start(name, metric)[start][k]
+            for name in (arm, other)
+            for start in change
+            for k in range(len(change[start]))
+        ):
+            return undecided("both are 0 for every seed: nothing was learnt that could be compared")
         room = {start: [gap + margin for gap in column] for start, column in change.items()}
         return at_least(room, 0.0, unit="points")
 

@@ -52,6 +52,9 @@ class Critics(nn.Module):
         seed: of the initial weights.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, scale: tuple[Tensor, Tensor], action_dims: int, width: int = 128, count: int = 2, seed: int = 0
     ) -> None:
@@ -82,6 +85,9 @@ class StateValue(nn.Module):
         width: of both hidden layers.
         seed: of the initial weights.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, scale: tuple[Tensor, Tensor], width: int = 128, seed: int = 0) -> None:
         super().__init__()
