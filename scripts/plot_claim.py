@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument("claim", type=Path, help="claim.json, or a recorded verdict")
     parser.add_argument("out", type=Path)
     parser.add_argument("--arms", nargs="+", required=True, help="arms whose training curves are drawn")
+    parser.add_argument(
+        "--curves", nargs="+", default=list(CURVES), metavar="KEY", help="what is drawn of them"
+    )
     parser.add_argument("--sweep", nargs="+", action="append", default=[], metavar="NAME VALUE:ARM")
     parser.add_argument(
         "--metrics", nargs="+", default=[], metavar="LABEL=METRIC", help="what the sweep shows"
@@ -39,21 +42,21 @@ def main() -> None:
     args = parser.parse_args()
     claim = json.loads(args.claim.read_text(encoding="utf-8"))
     metrics = dict(item.rsplit("=", 1) for item in args.metrics)
-    columns = max(len(CURVES), len(metrics))
+    columns = max(len(args.curves), len(metrics))
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(2.4 * columns, 2.1 * (1 + bool(metrics))), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots(1 + bool(metrics), columns, squeeze=False)
-        for axis, (key, label) in zip(axes[0], CURVES.items(), strict=False):
+        for axis, key in zip(axes[0], args.curves, strict=False):
             _curves(axis, claim["curves"], args.arms, key)
-            _finish(axis, "step", label)
+            _finish(axis, "step or round", CURVES.get(key, key))
         for axis, (label, key) in zip(axes[-1], metrics.items(), strict=False):
             for name, *points in args.sweep:
                 _sweep(axis, claim["arms"], name, points, key)
             _finish(axis, "setting", label)
         if metrics:
             axes[-1, 0].legend(frameon=False, fontsize=6)
-        for axis in [*axes[0, len(CURVES) :], *(axes[-1, len(metrics) :] if metrics else [])]:
+        for axis in [*axes[0, len(args.curves) :], *(axes[-1, len(metrics) :] if metrics else [])]:
             axis.set_visible(False)
         axes[0, 0].legend(frameon=False, fontsize=6)
         figure.savefig(args.out, format="svg", metadata={"Date": None})
