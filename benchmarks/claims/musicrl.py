@@ -106,7 +106,13 @@ CLAIM = Claim(
     ),
     statements=says.statements(START_BEST["temperature"], ALIGNED_BEST["temperature"]),
     recipe="musicrl-u",
-    overrides={"reward.name": "tunes-r", "guard.enabled": False},
+    overrides={
+        "reward.name": "tunes-r",
+        "guard.enabled": False,
+        "evaluate.tasks": ["tunes"],
+        "evaluate.max_new_tokens": 30,
+        "grpo.max_completion_length": 30,
+    },
     quick={
         "evaluate.n": 8,
         "grpo.max_steps": 2,

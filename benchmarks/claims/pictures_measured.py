@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmalign import registry
 from mmalign.errors import UserError
@@ -67,8 +67,14 @@ def diversity(drawn: Rollout) -> float:
     import numpy as np
     import torch
 
-    arrays = [np.asarray(row.completion.convert("RGB"), dtype=np.float32) for row in drawn.rows]
-    pictures: Tensor = torch.from_numpy(np.stack(arrays)).flatten(1)
+    def grey_levels(picture: Any) -> np.ndarray[Any, Any]:
+        if hasattr(picture, "convert"):
+            return np.asarray(picture.convert("RGB"), dtype=np.float32)
+        return 255 * np.asarray(picture, dtype=np.float32)  # from 0 to 1
+
+    pictures: Tensor = torch.from_numpy(
+        np.stack([grey_levels(row.completion) for row in drawn.rows])
+    ).flatten(1)
     apart = torch.cdist(pictures[None], pictures[None])[0] / pictures.shape[1] ** 0.5
     group = drawn.group.cpu()
     same = (group[:, None] == group[None]) & ~torch.eye(len(group), dtype=torch.bool)
