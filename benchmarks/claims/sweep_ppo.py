@@ -66,7 +66,6 @@ CLAIM = Claim(
             {"sft.max_steps": 3000},
             kind="baseline",
             stages=("sft", "evaluate"),
-            first_seeds=3,
             text="no rewards: three times as many steps of cloning",
         ),
     ),
