@@ -87,7 +87,9 @@ def _moments(scored: LogP) -> None:
     shape = (*scored.values.shape, scored.dims)
     require(tuple(mean.shape) == shape, f"the steps' means have shape {tuple(mean.shape)}, expected {shape}")
     require(std.shape == scored.values.shape, "the steps' standard deviations and logp have different shapes")
-    require(bool((std[scored.mask] > 0).all()), "a step with no spread is deterministic: take it off the mask")
+    require(
+        bool((std[scored.mask] > 0).all()), "a step with no spread is deterministic: take it off the mask"
+    )
 
 
 def _left_aligned(mask: Tensor) -> None:
