@@ -9,7 +9,12 @@ from mmalign.errors import UserError, nearest
 
 __all__ = ["main"]
 
-ESTIMATES = {"demo-vision": "3 minutes", "demo-vision-quick": "60 seconds", "demo-robot": "2 minutes"}
+ESTIMATES = {
+    "demo-vision": "3 minutes",
+    "demo-vision-quick": "60 seconds",
+    "demo-robot": "2 minutes",
+    "demo-music": "3 minutes",
+}
 """Run time of the demos, measured on two cores of a 2024 server processor with one thread a process."""
 
 

@@ -136,6 +136,9 @@ def pretty(metric: str) -> str:
         "chair_i": "CHAIR\u1d62",
         "chair_s": "CHAIR\u209b",
         "f1": "F1",
+        "fad": "FAD",
+        "mos": "MOS",
+        "level_db": "level, dB",
         "fact_f1/macro": "fact F1, macro average",
     }
     text = known.get(metric) or metric.replace("_f1", " F1").replace("/", ", ").replace("_", " ")
