@@ -14,6 +14,7 @@ ESTIMATES = {
     "demo-vision-quick": "60 seconds",
     "demo-robot": "2 minutes",
     "demo-music": "3 minutes",
+    "demo-diffusion": "4 minutes",
 }
 """Run time of the demos, measured on two cores of a 2024 server processor with one thread a process."""
 
