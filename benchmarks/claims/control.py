@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mmalign.claims.definition import Statement, Verdict
-from mmalign.claims.results import PerStart, Results
+from mmalign.benchmarks.claims.checks import minus, must, report
+from mmalign.claims.definition import Verdict
+from mmalign.claims.results import Results
 from mmalign.claims.rules import at_least, rises, undecided
 
 __all__ = [
@@ -26,27 +27,12 @@ QUALITY = "stages/reward_model/quality.json"
 SUCCESS, PROGRESS = "sweep@greedy/success", "sweep@greedy/progress"
 
 
-def must(ident: str, text: str, check: Callable[[Results], Verdict]) -> Statement:
-    """A statement that has to hold."""
-    return Statement(ident, text, True, check)
-
-
-def report(ident: str, text: str, check: Callable[[Results], Verdict]) -> Statement:
-    """A statement that is measured and reported."""
-    return Statement(ident, text, False, check)
-
-
 def numbers(results: Results, arm: str, key: str, file: str = QUALITY) -> dict[str, list[float]]:
     """One number per start and seed out of a JSON file of the arm's run folder."""
     found: dict[str, list[float]] = {}
     for cell in results.cells(arm):
         found.setdefault(cell.start, []).append(float(results.document(arm, file, cell)[key]))
     return found
-
-
-def minus(ours: PerStart, theirs: PerStart) -> dict[str, list[float]]:
-    """Paired differences."""
-    return {start: [a - b for a, b in zip(ours[start], theirs[start], strict=True)] for start in ours}
 
 
 def above(

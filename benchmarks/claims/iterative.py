@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmalign.benchmarks.claims.checks import minus, must, report
 from mmalign.claims.definition import Arm, Claim, Statement, Verdict
 from mmalign.claims.results import Results
 from mmalign.claims.rules import all_of, no_gain, rises, undecided
@@ -107,16 +108,6 @@ def claim(
     )
 
 
-def must(ident: str, text: str, check: Callable[[Results], Verdict]) -> Statement:
-    """A statement that has to hold."""
-    return Statement(ident, text, True, check)
-
-
-def report(ident: str, text: str, check: Callable[[Results], Verdict]) -> Statement:
-    """A statement that is measured and reported."""
-    return Statement(ident, text, False, check)
-
-
 def improves(arm: str, baseline: str = "start", metric: str = ACCURACY) -> Callable[[Results], Verdict]:
     """The arm is above the baseline, paired by start, seed and test row."""
     return lambda results: rises(results.change(arm, baseline, metric))
@@ -127,8 +118,7 @@ def lower(arm: str, other: str, metric: str, unit: str = "nats") -> Callable[[Re
 
     def check(results: Results) -> Verdict:
         ours, theirs = results.per_start(arm, metric), results.per_start(other, metric)
-        gaps = {s: [b - a for a, b in zip(ours[s], theirs[s], strict=True)] for s in ours}
-        return rises(gaps, unit=unit)
+        return rises(minus(theirs, ours), unit=unit)
 
     return check
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from mmalign.benchmarks.claims.pictures_statements import (
+from mmalign.benchmarks.claims.checks import (
+    Check,
     first_update_is_on_policy,
     must,
     report,
@@ -19,7 +19,6 @@ __all__ = ["ALIGNED", "statements"]
 
 ALIGNED = "tunes@T{t}/{name}"
 """A metric's name at a temperature."""
-Check = Callable[[Results], Verdict]
 _FAD, _MOS = 0.1, 0.1
 """What counts as not worse: a tenth of a MOS point, a tenth of a squared standard deviation of FAD."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModelForMultimodalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from mmalign.errors import UserError
@@ -17,7 +17,7 @@ from mmalign.modalities.audio.sound import content_name, open_sound, silence, wa
 from mmalign.modalities.tokens.adapter import TokenAdapter
 from mmalign.modalities.tokens.encoding import EncodedPrompt
 from mmalign.modalities.tokens.forward import body, unwrap
-from mmalign.modalities.tokens.loading import adapter_base, check_kind, first_line, load_pretrained
+from mmalign.modalities.tokens.loading import adapter_base, check_kind, load_pretrained, read_processor
 from mmalign.modalities.tokens.prompts import plain_text
 from mmalign.modalities.vision.encoding import ImagePrompts
 from mmalign.modalities.vision.placeholders import PlaceholderCheck
@@ -95,11 +95,7 @@ def _load_processor(source: str) -> Any:
     if base and not (Path(source) / "processor_config.json").is_file():
         source = base
     _check_kind(base or source)
-    try:
-        auto: Any = AutoProcessor
-        processor = auto.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        raise UserError(f'no processor could be loaded from "{source}" ({first_line(error)})') from error
+    processor = read_processor(source)
     if not hasattr(processor, "feature_extractor") or not hasattr(processor, "tokenizer"):
         raise UserError(
             f'"{source}" takes no sounds: its processor is a {type(processor).__name__} without a feature extractor'

@@ -33,11 +33,6 @@ class Denoising:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __repr__(self) -> str:
-        steps = self.index.tolist()
-        mark = float(self.before.double().sum() + 2 * self.after.double().sum())
-        return f"Denoising(steps={steps} of {self.num_steps}, shape={tuple(self.before.shape[1:])}, mark={mark!r})"
-
 
 def padded_steps(steps: Sequence[Denoising]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``before`` and ``after`` ``[B, K, C, H, W]``, ``index`` ``[B, K]`` and the mask ``[B, K]`` of several records."""

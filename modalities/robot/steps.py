@@ -30,10 +30,6 @@ class Decisions:
     def __len__(self) -> int:
         return len(self.drawn)
 
-    def __repr__(self) -> str:
-        mark = float(self.observations.double().sum() + 2 * self.drawn.double().sum())
-        return f"Decisions({len(self)}, drawn={tuple(self.drawn.shape[1:])}, mark={mark!r})"
-
 
 def padded(records: Sequence[Decisions]) -> tuple[Tensor, Tensor, Tensor]:
     """Observations ``[B, D + 1, ...]``, draws ``[B, D, ...]`` and the mask ``[B, D]`` of several records."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoProcessor
 from transformers.utils import logging
 
 from mmalign.errors import UserError, nearest
@@ -26,6 +26,7 @@ __all__ = [
     "first_line",
     "load_pretrained",
     "placeholder_ids",
+    "read_processor",
     "save_model",
     "stop_ids",
     "suppress_placeholders",
@@ -180,6 +181,19 @@ def check_kind(source: str, known: Collection[str], what: str, *, encoder_decode
         raise UserError(
             f'"{source}" is not {what}: its type is "{config.model_type}"{nearest(config.model_type, known)}'
         )
+
+
+def read_processor(source: str) -> Any:
+    """The processor of a folder or hub name, without remote code.
+
+    Raises:
+        UserError: when none could be loaded, with the first line of the reason.
+    """
+    auto: Any = AutoProcessor
+    try:
+        return auto.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise UserError(f'no processor could be loaded from "{source}" ({first_line(error)})') from error
 
 
 def first_line(error: BaseException) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from mmalign.errors import UserError
-from mmalign.modalities.tokens.loading import adapter_base, check_kind, first_line, load_pretrained
+from mmalign.modalities.tokens.loading import adapter_base, check_kind, load_pretrained, read_processor
 
 __all__ = ["load_model", "load_processor"]
 
@@ -27,11 +27,7 @@ def load_processor(source: str) -> Any:
     if base and not any((Path(source) / name).is_file() for name in _PROCESSOR_FILES):
         source = base
     _check_kind(base or source)
-    try:
-        auto: Any = AutoProcessor
-        processor = auto.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        raise UserError(f'no processor could be loaded from "{source}" ({first_line(error)})') from error
+    processor = read_processor(source)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise UserError(
             f'"{source}" is not an image-text model: its processor is a {type(processor).__name__} '
