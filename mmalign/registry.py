@@ -26,6 +26,8 @@ GROUPS = (
     "rewards",
     "objectives",
     "tuners",
+    "backbones",
+    "transfer",
     "tasks",
     "claims",
     "benches",

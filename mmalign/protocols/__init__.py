@@ -29,6 +29,7 @@ from mmalign.protocols.rewards import (
     RewardRecipe,
     RewardTrainer,
 )
+from mmalign.protocols.transfer import TransferData, TransferSuite, TransferTask
 
 __all__ = [
     "Borrows",
@@ -50,6 +51,9 @@ __all__ = [
     "TakesShortCuts",
     "Task",
     "Tracker",
+    "TransferData",
+    "TransferSuite",
+    "TransferTask",
     "Transitions",
     "Tunes",
 ]
