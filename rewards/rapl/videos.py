@@ -27,19 +27,22 @@ def spaced(steps: int, frames: int = FRAMES) -> list[int]:
     return [round(k * steps / (frames - 1)) for k in range(frames)]
 
 
-def frames_at(episode: sweep.Episode, index: Sequence[int], patches: int | None = None) -> Tensor:
+def frames_at(
+    episode: sweep.Episode, index: Sequence[int], patches: int | None = None, pool: int = POOL
+) -> Tensor:
     """Frames ``[F, 3, 32, 32]`` in [0, 1] of an episode at the given steps.
 
     Args:
         episode: with ``states`` (sweep world) or ``pixels``.
         index: steps, 0 to ``len(episode)``.
         patches: draw the distracting patches elsewhere and in other colours, from this seed; nothing else changes.
+        pool: pictures are averaged over squares of this side; 1 keeps all 64 x 64 pixels.
 
     Raises:
         UserError: when the episode cannot be drawn.
     """
     if episode.pixels is not None and patches is None:
-        return _small(episode.pixels[list(index)])
+        return _small(episode.pixels[list(index)], pool)
     if episode.states is None:
         raise UserError("rapl: an episode without pictures cannot be compared; keep its pixels (keep_pixels)")
     start = sweep.Start(**{key: episode.start[key] for key in ("task", "embodiment", "seed")})
@@ -51,7 +54,7 @@ def frames_at(episode: sweep.Episode, index: Sequence[int], patches: int | None 
         tints = rng.integers(40, 256, table.tints.shape).astype(np.uint8)
         table = replace(table, patches=moved, tints=tints)
     chosen = episode.states[list(index)]
-    return _small(sweep.render(sweep.repeated(table, len(chosen)), sweep.unpacked(chosen)))
+    return _small(sweep.render(sweep.repeated(table, len(chosen)), sweep.unpacked(chosen)), pool)
 
 
 def video(episode: sweep.Episode, frames: int = FRAMES, patches: int | None = None) -> Tensor:
@@ -78,6 +81,6 @@ def expert_videos(task: str, embodiment: str, count: int, seed: int, *, split: s
     raise UserError(f"rapl: the expert of {task} with {embodiment} succeeds too rarely for {count} videos")
 
 
-def _small(pictures: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _small(pictures: np.ndarray, pool: int) -> Tensor:  # type: ignore[type-arg]
     tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255.0
-    return functional.avg_pool2d(tensor, POOL)
+    return functional.avg_pool2d(tensor, pool)

@@ -62,7 +62,7 @@ class Success:
                         f"row {row.id}: success is read off episodes, found {type(episode).__name__}"
                     )
                 index = [int(k) for k in rng.integers(1, len(episode) + 1, FRAMES - 1)] + [len(episode)]
-                frames.append(frames_at(episode, index))
+                frames.append(frames_at(episode, index, pool=1))
                 labels.append(self.mark(episode, index, part))
             label = torch.cat(labels)
             if part == "train" and ranking.shuffle:

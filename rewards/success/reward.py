@@ -37,7 +37,7 @@ class SuccessReward:
         notes = {name: torch.zeros(len(rollout)) for name in ("claimed", "true", "false_claim")}
         for b, episode in enumerate(episodes_of(rollout.rows)):
             index = sorted({*range(self.every, len(episode) + 1, self.every), len(episode)})
-            seen = (self.model(frames_at(episode, index)) > self.threshold).tolist()
+            seen = (self.model(frames_at(episode, index, pool=1)) > self.threshold).tolist()
             first = next((k for k, hit in enumerate(seen) if hit), None)
             notes["true"][b] = float(episode.succeeded)
             if first is not None:

@@ -50,7 +50,7 @@ class Fixed(SuccessModel):
 
 def test_marks_are_the_worlds_truth(rows: Any) -> None:
     made = Success().rankings(rows, settings(12), part="train", seed=0)
-    assert made[0].frames.shape == (12, 3, 32, 32)
+    assert made[0].frames.shape == (12, 3, 64, 64)
     for item in made:
         ends = item.labels[[5, 11]].tolist()
         assert ends == [item.row.chosen.ended_well, item.row.rejected.ended_well]
