@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 
 from mmalign.rng import numpy_generator
 from mmalign.worlds.scenes.scene import SIDE, Scene, SceneObject
+from mmalign.worlds.scenes.words import CLASSES
 
-__all__ = ["RADIUS", "RGB", "WINDOW", "render", "render_array", "shape_mask"]
+__all__ = ["RADIUS", "RGB", "WINDOW", "class_map", "render", "render_array", "shape_mask"]
 
 RGB = {
     "red": (220, 40, 40),
@@ -88,18 +89,39 @@ def _cover(mask: NDArray[np.float32], side: str, radius: float) -> NDArray[np.fl
 
 def _paint(canvas: NDArray[np.float32], obj: SceneObject, rng: np.random.Generator) -> None:
     """Blend one object onto the canvas ``[64, 64, 3]`` in place."""
-    mask = _cover(shape_mask(obj.cls, RADIUS[obj.size]), obj.hidden, RADIUS[obj.size]) * np.float32(obj.alpha)
+    mask = _visible(obj) * np.float32(obj.alpha)
     color = np.array(RGB[obj.color], np.float32) + rng.uniform(-18, 18, 3).astype(np.float32)
     shade = np.ones((WINDOW, WINDOW, 1), np.float32)
     if obj.texture == "striped":
         shade[(np.arange(WINDOW) % 4) < 2] = 0.4
-    half = WINDOW // 2
-    top, left = obj.y - half, obj.x - half
-    y0, y1, x0, x1 = max(top, 0), min(top + WINDOW, SIDE), max(left, 0), min(left + WINDOW, SIDE)
-    window = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+    place, window = _window(obj)
     a = mask[window][..., None]
     paint = (shade * color)[window]
-    canvas[y0:y1, x0:x1] = canvas[y0:y1, x0:x1] * (1 - a) + paint * a
+    canvas[place] = canvas[place] * (1 - a) + paint * a
+
+
+def _visible(obj: SceneObject) -> NDArray[np.float32]:
+    """Coverage of an object's window, less the side that is hidden."""
+    return _cover(shape_mask(obj.cls, RADIUS[obj.size]), obj.hidden, RADIUS[obj.size])
+
+
+def _window(obj: SceneObject) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where an object's window lies on the picture, and which part of the window that is."""
+    top, left = obj.y - WINDOW // 2, obj.x - WINDOW // 2
+    y0, y1, x0, x1 = max(top, 0), min(top + WINDOW, SIDE), max(left, 0), min(left + WINDOW, SIDE)
+    return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+
+
+def class_map(scene: Scene) -> NDArray[np.int64]:
+    """What every pixel shows, ``[64, 64]``: 0 is the background, ``k + 1`` the class ``CLASSES[k]``.
+
+    A pixel is an object's where the object covers half of it or more; the one painted last counts.
+    """
+    found = np.zeros((SIDE, SIDE), dtype=np.int64)
+    for obj in scene.objects:
+        place, window = _window(obj)
+        found[place][_visible(obj)[window] >= 0.5] = CLASSES.index(obj.cls) + 1
+    return found
 
 
 def _blur(canvas: NDArray[np.float32]) -> NDArray[np.float32]:
