@@ -19,6 +19,7 @@ TRAINING_STAGES = (
     "personalise",
     "iterate",
     "offline_rl",
+    "transfer",
 )
 """Stages that train something."""
 

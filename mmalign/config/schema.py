@@ -25,6 +25,7 @@ from mmalign.config.sections import (
     RewardModelConfig,
     SFTConfig,
 )
+from mmalign.config.transfer import TransferConfig
 from mmalign.config.transitions import TransitionsConfig
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "RunConfig",
     "SFTConfig",
     "SpeedConfig",
+    "TransferConfig",
     "TransitionsConfig",
 ]
 
@@ -149,6 +151,8 @@ class RunConfig(Section):
     """Stage ``offline_rl``."""
     personalise: PersonaliseConfig = PersonaliseConfig()
     """Stage ``personalise``."""
+    transfer: TransferConfig = TransferConfig()
+    """Stage ``transfer``."""
     constraint: ConstraintConfig = ConstraintConfig()
     """A bound on a cost, for stages ``ppo`` and ``grpo``."""
     iterate: IterateConfig = IterateConfig()

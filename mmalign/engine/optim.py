@@ -16,8 +16,14 @@ def make_optimizer(
     groups: Mapping[str, Iterable[nn.Parameter]],
     learning_rates: Mapping[str, float],
     weight_decay: float = 0.0,
+    *,
+    fused: bool = False,
 ) -> torch.optim.AdamW:
-    """Make AdamW with one named parameter group per entry; only parameters with ``requires_grad``."""
+    """Make AdamW with one named parameter group per entry; only parameters with ``requires_grad``.
+
+    ``fused`` updates all tensors in one call: for many small tensors several times quicker on a CPU, and equal to
+    rounding.
+    """
     param_groups = [
         {
             "params": [p for p in parameters if p.requires_grad],
@@ -27,7 +33,7 @@ def make_optimizer(
         }
         for name, parameters in groups.items()
     ]
-    return torch.optim.AdamW(param_groups, weight_decay=weight_decay, betas=(0.9, 0.999))
+    return torch.optim.AdamW(param_groups, weight_decay=weight_decay, betas=(0.9, 0.999), fused=fused)
 
 
 def learning_rate_factor(

@@ -34,6 +34,7 @@ STAGES = {
     "personalise": "mmalign.pipeline.stages.personalise:run",
     "iterate": "mmalign.pipeline.stages.iterate:run",
     "offline_rl": "mmalign.pipeline.stages.transitions:run",
+    "transfer": "mmalign.pipeline.stages.transfer:run",
     "evaluate": "mmalign.pipeline.stages.evaluate:run",
     "report": "mmalign.pipeline.stages.report:run",
 }

@@ -63,6 +63,7 @@ class Run:
         labels: counts of feedback labels.
         claim: ``claim.json``.
         stages: stage -> the facts of its ``done.json``.
+        transfer: the results of stage ``transfer``.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class Run:
     labels: Mapping[str, Any] = field(default_factory=dict)
     claim: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, Any] = field(default_factory=dict)
+    transfer: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def arms(self) -> list[str]:
@@ -119,6 +121,7 @@ def collect(run_dir: Path) -> Run:
         labels=_json(folder / "feedback" / "counts.json"),
         claim=_json(folder / "claim.json"),
         stages={path.parent.name: _json(path) for path in sorted(folder.glob("stages/*/done.json"))},
+        transfer=_json(folder / "stages" / "transfer" / "results.json"),
     )
     if not (run.evals or run.curves or run.claim):
         raise UserError(

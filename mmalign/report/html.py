@@ -16,6 +16,7 @@ from mmalign.report.headline import VERDICTS, Line, Section, headline_sections, 
 from mmalign.report.plots import panels
 from mmalign.report.quality import claim_view, label_table, quality_tables
 from mmalign.report.sentences import exhibits, fact_types
+from mmalign.report.transfer import transfer_view
 from mmalign.report.works import works
 
 __all__ = ["render"]
@@ -30,6 +31,7 @@ _STAGES = {
     "pathwise": "Gradient through the sampler",
     "personalise": "A new word",
     "iterate": "Iterative loop",
+    "transfer": "Transfer, mean over tasks",
 }
 
 
@@ -64,6 +66,7 @@ def render(run: Run) -> str:
         quality=quality_tables(run),
         labels=label_table(run.labels),
         claim=claim_view(run.claim),
+        transfer=transfer_view(run.transfer),
         environment=_environment(run.env),
     )
 

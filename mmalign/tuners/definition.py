@@ -53,7 +53,10 @@ class Plan:
 
 
 class Tuner(Protocol):
-    """A parameter-efficient tuner under a name (entry points ``mmalign.tuners``)."""
+    """A parameter-efficient tuner under a name (entry points ``mmalign.tuners``).
+
+    One that answers in the place of the model's head sets ``answers = True`` and takes an option ``classes``.
+    """
 
     name: str
     identity: bool

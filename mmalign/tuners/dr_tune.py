@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmalign.errors import UserError
+from mmalign.rng import generator
 
-__all__ = ["FeatureQueue", "calibrated", "dr_tune_loss", "procrustes"]
+__all__ = [
+    "CALIBRATIONS",
+    "DRTune",
+    "FeatureQueue",
+    "calibrated",
+    "dealt_out",
+    "dr_tune_loss",
+    "procrustes",
+    "uncalibrated",
+]
+
+Calibration = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""``(current, pretrained, labels, head) -> features [N, D]`` that the head must classify beside the batch."""
 
 
 class FeatureQueue(nn.Module):
@@ -101,12 +115,30 @@ def calibrated(current: Tensor, pretrained: Tensor, labels: Tensor, head: Tensor
     return F.normalize(turned, dim=1) * current.norm(dim=1).mean()
 
 
+def uncalibrated(current: Tensor, pretrained: Tensor, labels: Tensor, head: Tensor) -> Tensor:
+    """Pretrained features as they are: the control without semantic calibration."""
+    return pretrained
+
+
+def dealt_out(current: Tensor, pretrained: Tensor, labels: Tensor, head: Tensor) -> Tensor:
+    """Calibrated features, each under the label of its neighbour in the queue: the control that they say nothing."""
+    return calibrated(current, pretrained, labels, head).roll(1, 0)
+
+
+CALIBRATIONS: Mapping[str, Calibration] = {
+    "rotated": calibrated,
+    "none": uncalibrated,
+    "shuffled": dealt_out,
+}
+"""How pretrained features are brought up to date, by name."""
+
+
 def dr_tune_loss(
     head: nn.Linear,
     z: Tensor,
     labels: Tensor,
     queue: FeatureQueue,
-    calibrate: Callable[..., Tensor] = calibrated,
+    calibrate: Calibration = calibrated,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of the head over the batch and the calibrated queue together.
 
@@ -131,3 +163,74 @@ def dr_tune_loss(
     moved = calibrate(current, pretrained, old, head.weight.detach())
     held = F.cross_entropy(head(moved), old, reduction="none")
     return torch.cat([task, held]).mean(), {"task": task.mean().detach(), "queue": held.mean().detach()}
+
+
+class DRTune:
+    """The objective of DR-Tune for a model with a linear head and a training set in memory.
+
+    Features are what the head reads.  Those of the pretrained model are computed once, as the inputs are never
+    augmented; the queue starts full of them.  Called with ``(model, x, y, index)`` it returns the loss.
+
+    Reference: Zhou et al. 2023, arXiv 2308.12058.
+    Differs from the authors' code: no augmentation, so a picture's pretrained feature is a constant.
+
+    Args:
+        model: before any step; is the pretrained model.
+        head: the name of its linear head.
+        x: training inputs ``[N, ...]``.
+        y: labels ``[N]``.
+        size: of the queue.
+        calibrate: how old features are brought up to date.
+        seed: draws which features the queue starts with.
+
+    Raises:
+        UserError: for labels per pixel, or a head that is not linear.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        head: str,
+        x: Tensor,
+        y: Tensor,
+        size: int,
+        calibrate: Calibration = calibrated,
+        *,
+        seed: int = 0,
+    ) -> None:
+        found = model.get_submodule(head)
+        if not isinstance(found, nn.Linear) or y.ndim != 1:
+            raise UserError("dr-tune: needs one label per example and a linear head")
+        self._head, self._calibrate = found, calibrate
+        self._seen: Tensor | None = None
+        self._waiting: tuple[Tensor, Tensor, Tensor] | None = None
+        found.register_forward_pre_hook(self._see)
+        self._pretrained = self._features(model, x)
+        self.queue = FeatureQueue(size, self._pretrained.shape[1])
+        first = torch.randperm(len(y), generator=generator(seed, "dr-tune"))[:size]
+        self.queue.push(self._pretrained[first], self._pretrained[first], y[first])
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        """Mean cross-entropy over the batch and the queue, which the batch enters at the next call."""
+        if self._waiting is not None:  # not earlier: the backward pass still reads the queue
+            self.queue.push(*self._waiting)
+        model(x)
+        assert self._seen is not None
+        z = self._seen
+        loss, _ = dr_tune_loss(self._head, z, y, self.queue, self._calibrate)
+        self._waiting = (z.detach(), self._pretrained[index], y)
+        return loss
+
+    def _see(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._seen = args[0]
+
+    @torch.no_grad()
+    def _features(self, model: nn.Module, x: Tensor) -> Tensor:
+        training, found = model.training, []
+        model.eval()
+        for start in range(0, len(x), 250):
+            model(x[start : start + 250])
+            assert self._seen is not None
+            found.append(self._seen.clone())
+        model.train(training)
+        return torch.cat(found)

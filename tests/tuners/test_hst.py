@@ -5,33 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from backbones import inputs, vit
-from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmalign.engine.transfer.memory import saved_bytes
 from mmalign.errors import UserError
 from mmalign.tuners import attach, part_states, trainable_count
 from mmalign.tuners.hst.network import Bridge, SideBlock, SideNetwork, SideSizes, grid_of, stage_depths
 
 VIT_B = SideSizes(768, 12, (32, 48, 64, 72), (2, 4, 8, 12))
 SMALL = {"widths": [8, 12], "heads": [2, 3], "stride": 4, "every": 1}
-
-
-def kept_for_backward(model: nn.Module, x: Tensor) -> int:
-    """Bytes of activations that the graph of one forward pass holds; parameters are not activations."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()} | {x.untyped_storage().data_ptr()}
-    held: dict[int, int] = {}
-    alive = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(x).sum()
-    return sum(held.values())
 
 
 def test_count_of_the_paper_s_network() -> None:
@@ -87,11 +69,11 @@ def test_grid() -> None:
 def test_detached_mode_keeps_at_most_15_percent_of_what_full_fine_tuning_keeps() -> None:
     shape = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3}
     x = torch.randn(4, 3, 32, 32)
-    full = kept_for_backward(vit(**shape).train(), x)
+    full = saved_bytes(vit(**shape).train(), x)
     detached = attach(vit(**shape), "lst").train()
     faithful = attach(vit(**shape), "hst", {"widths": [12], "heads": [2]}).train()
-    assert kept_for_backward(detached, x) <= 0.15 * full
-    assert kept_for_backward(detached, x) < 0.25 * kept_for_backward(faithful, x)
+    assert saved_bytes(detached, x) <= 0.15 * full
+    assert saved_bytes(detached, x) < 0.25 * saved_bytes(faithful, x)
 
 
 def test_no_gradient_flows_through_the_backbone() -> None:

@@ -64,6 +64,7 @@ class SideTuning:
     def __init__(self, name: str, *, detach: bool) -> None:
         self.name = name
         self.identity = False
+        self.answers = True
         self.Options = DetachedOptions if detach else SideOptions
         self._detach = detach
 

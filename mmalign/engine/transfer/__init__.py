@@ -1,0 +1,1 @@
+"""Supervised transfer of a backbone to small tasks that fit in memory: one fit, one score, what both cost."""
