@@ -46,7 +46,12 @@ def cell_folder(root: Path, cell: Cell) -> Path:
 def training_stage(arm: Arm) -> str | None:
     """The stage of an arm whose training metrics are shown, where it has one."""
     return next(
-        (name for name in ("ppo", "grpo", "pathwise", "iterate", "offline_rl") if name in arm.stages), None
+        (
+            name
+            for name in ("ppo", "grpo", "pathwise", "iterate", "offline_rl", "transfer")
+            if name in arm.stages
+        ),
+        None,
     )
 
 

@@ -37,6 +37,8 @@ class LoraOptions(Section):
     """Rank; of EVA the mean rank of a layer."""
     alpha: Positive = 8
     """Scale, divided by the rank (by its root for rslora)."""
+    targets: tuple[str, ...] = ()
+    """Endings of the names of the layers that are tuned, such as ``attn.qkv``; empty is every projection of a block."""
 
 
 class EvaOptions(LoraOptions):
@@ -80,7 +82,7 @@ class Lora:
 
     def plan(self, anatomy: Anatomy, options: LoraOptions, probe: Probe | None) -> Plan:
         """A stock ``LoraConfig``."""
-        names = [name for name, _ in projections(anatomy)]
+        names = [name for name, _ in _targeted(anatomy, options)]
         config = LoraConfig(r=options.r, lora_alpha=options.alpha, target_modules=names, **self._variant)  # type: ignore[arg-type]
         return Plan(config)
 
@@ -101,7 +103,7 @@ class Eva:
 
     def plan(self, anatomy: Anatomy, options: EvaOptions, probe: Probe | None) -> Plan:
         """A stock ``LoraConfig`` with a rank per layer, and the directions to start from."""
-        layers = dict(projections(anatomy))
+        layers = dict(_targeted(anatomy, options))
         moments = input_moments(anatomy.model, layers, required(probe, self.name), options.batches)
         most, ratios, axes = round(options.r * options.rho), {}, {}
         for name, found in moments.items():
@@ -173,6 +175,26 @@ def projections(anatomy: Anatomy) -> list[tuple[str, nn.Linear]]:
     """Linear layers inside blocks that are called as such (not those within ``nn.MultiheadAttention``)."""
     fused = nn.modules.linear.NonDynamicallyQuantizableLinear
     return [(n, m) for b in anatomy.blocks for n, m in anatomy.linears(b.name) if not isinstance(m, fused)]
+
+
+def _targeted(anatomy: Anatomy, options: LoraOptions) -> list[tuple[str, nn.Linear]]:
+    """The projections whose names end as asked.
+
+    Raises:
+        UserError: for an ending that no projection has.
+    """
+    layers = projections(anatomy)
+    for ending in options.targets:
+        if not any(name.endswith(f".{ending}") for name, _ in layers):
+            known = sorted({".".join(name.split(".")[-2:]) for name, _ in layers})
+            raise UserError(
+                f"lora: no projection's name ends in {ending!r}; known endings: {', '.join(known)}"
+            )
+    return [
+        (name, layer)
+        for name, layer in layers
+        if not options.targets or any(name.endswith(f".{ending}") for ending in options.targets)
+    ]
 
 
 def corda_factors(
