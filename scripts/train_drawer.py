@@ -50,7 +50,7 @@ def train(plan: DrawerPlan, out: Path, work: Path, every: int) -> None:
     """Train on from the last checkpoint in ``work`` and write the pipeline with its figures."""
     start = time.process_time()
     pipeline = make_pipeline(plan.seed, width=plan.width, layers=plan.layers)
-    pool = make_pool(pipeline, plan.pictures, plan.seed)
+    pool = make_pool(pipeline, plan)
     modules = {"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder}
     optimizer = make_optimizer(list(modules.values()), plan)
     rates = [group["lr"] for group in optimizer.param_groups]

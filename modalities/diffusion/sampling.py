@@ -44,6 +44,7 @@ def draw_pictures(
     sampler = policy.sampler(options)
     grid = sampler.grid(steps, policy.backbone.tokens(options))
     random = (sampler.noise_level(grid, options, temperature or 1.0) > 0).nonzero().flatten()
+    random = random[random < options.train_until * len(grid)]
     streams = _streams(rng, len(rows), n)
     every = [row for row in rows for _ in range(n)]
     answered: list[Row] = []
@@ -154,8 +155,8 @@ class _Noise:
         noises, kept = [], []
         for stream in streams:
             noises.append(torch.randn((len(grid) + 1, *shape), generator=stream))
-            order = torch.randperm(len(random), generator=stream)[:count]
-            kept.append(random[order.sort().values])
+            order = torch.randperm(len(grid), generator=stream)
+            kept.append(order[torch.isin(order, random)][:count].sort().values)
         every = torch.stack(noises).to(policy.device)
         return cls(every[:, 0], every[:, 1:], torch.stack(kept))
 

@@ -158,7 +158,7 @@ def test_rows_are_stable_and_of_three_kinds() -> None:
         wish, scene = read_prompt(pair.prompt), Scene.from_dict(pair.meta["scene"])
         assert np.array_equal(np.asarray(pair.chosen), draw_array(scene))
         good, bad = (drawings.judge(wish, r) for r in drawings.detect([pair.chosen, pair.rejected]))
-        assert good["exact"] == 1 and bad["exact"] == 0 and pair.meta["flaw"] in drawings.FLAWS
+        assert good["exact"] == 1 and bad["exact"] == 0 and pair.meta["flaw"] in (*drawings.FLAWS, "stray")
     only = drawings.rows("validation", 20, 0, "prompt", prompt_kind="relation")
     assert {row.meta["kind"] for row in only} == {"relation"}
     with pytest.raises(UserError, match=r'"captions" is not one of .*caption'):

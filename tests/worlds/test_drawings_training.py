@@ -15,10 +15,12 @@ from torch import nn
 from mmalign.rng import numpy_generator
 from mmalign.worlds.drawings import judge
 from mmalign.worlds.drawings.cells import EMPTY, UNREADABLE, corrupted, labelled_cells, read_cells
+from mmalign.worlds.drawings.habits import habitual
 from mmalign.worlds.drawings.model import make_pipeline
 from mmalign.worlds.drawings.muon import MuonAdamW, orthogonalised
 from mmalign.worlds.drawings.prompts import draw_wish, pairs, read_prompt
-from mmalign.worlds.drawings.scene import draw_array, scene_for
+from mmalign.worlds.drawings.scene import STRAY, draw_array, scene_for
+from mmalign.worlds.drawings.templates import match_templates
 from mmalign.worlds.drawings.training import DrawerPlan, drawer_loss, make_optimizer, make_pool, rate
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -76,7 +78,7 @@ def test_muon_steps_are_nesterov_momentum_made_orthogonal() -> None:
 def test_the_loss_is_its_formula_and_its_gradient_reaches_every_part() -> None:
     plan = DrawerPlan(seed=1, **SMALL)
     pipeline = make_pipeline(0, width=64, layers=1)
-    pool = make_pool(pipeline, 40, 0)
+    pool = make_pool(pipeline, plan)
     step = 3
     loss = drawer_loss(pipeline, pool, plan, step).detach()
     assert float(loss) == drawer_loss(pipeline, pool, plan, step).item(), "a draw depends on the step alone"
@@ -105,11 +107,38 @@ def test_the_loss_is_its_formula_and_its_gradient_reaches_every_part() -> None:
 
 def test_training_pictures_show_no_held_out_pair() -> None:
     pipeline = make_pipeline(0, width=64, layers=1)
-    pool = make_pool(pipeline, 300, 0)
+    pool = make_pool(pipeline, DrawerPlan(pictures=300))
     held = {frozenset(p) for split in ("validation", "test") for p in pairs(split)}
     texts = pipeline.tokenizer.batch_decode(pool.ids, skip_special_tokens=True)
     for text in texts:
         assert frozenset(read_prompt(text).things) not in held
+
+
+def test_habits_are_as_frequent_as_the_plan_says_and_nothing_else_is_wrong() -> None:
+    rng = np.random.default_rng(5)
+    wanted = [draw_wish("train", rng) for _ in range(600)]
+    truth = [scene_for(wish, i, "train") for i, wish in enumerate(wanted)]
+
+    def seen(extra: float, exchanged: float) -> list[dict[str, int]]:
+        habits = np.random.default_rng(6)
+        shown = [
+            habitual(scene, wish, extra=extra, exchanged=exchanged, rng=habits)
+            for scene, wish in zip(truth, wanted, strict=True)
+        ]
+        assert all(len({(o.row, o.col) for o in scene.objects}) == len(scene.objects) for scene in shown)
+        readings = match_templates(np.stack([draw_array(scene) for scene in shown]))
+        return [judge(wish, reading) for wish, reading in zip(wanted, readings, strict=True)]
+
+    careless = seen(0.35, 0.3)
+    assert np.mean([c["matched"] / c["wanted"] for c in careless]) > 0.99
+    able = [c["extra"] for c, wish in zip(careless, wanted, strict=True) if STRAY not in wish.things]
+    assert 0.3 < np.mean(able) < 0.4 and sum(able) == sum(c["extra"] for c in careless)
+    held = [c["relation"] for c in careless if c["relation_asked"]]
+    assert 0.62 < np.mean(held) < 0.78
+    assert np.mean([c["exact"] for c in seen(0.0, 0.0)]) > 0.99
+    always = seen(1.0, 1.0)
+    assert not any(c["relation"] for c in always)
+    assert all(c["exact"] == (STRAY in w.things and not w.relation) for c, w in zip(always, wanted, strict=True))
 
 
 def test_rates() -> None:

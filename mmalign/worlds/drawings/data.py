@@ -11,7 +11,7 @@ from mmalign.errors import UserError, nearest
 from mmalign.rng import derive_seed, numpy_generator
 from mmalign.types import Row
 from mmalign.worlds.drawings.prompts import CLASSES, COLORS, Wish, draw_wish
-from mmalign.worlds.drawings.scene import CELL, GRID, draw, place, scene_for
+from mmalign.worlds.drawings.scene import CELL, GRID, STRAY, draw, place, scene_for, strayed
 from mmalign.worlds.scenes.scene import Scene, SceneObject
 
 __all__ = ["FLAWS", "ROW_KINDS", "flawed", "flaws_of", "rows"]
@@ -73,7 +73,8 @@ def rows(split: str, n: int, seed: int = 0, kind: str = "caption", prompt_kind: 
     """The first ``n`` rows of a split; the truth of a true picture is in ``meta["scene"]``.
 
     ``caption`` has a true picture as completion, ``prompt`` none, ``preference`` a true picture as ``chosen`` and as
-    ``rejected`` the same picture with exactly one fact wrong, named in ``meta["flaw"]``.  ``prompt_kind`` restricts the
+    ``rejected`` the same picture with exactly one fact wrong, named in ``meta["flaw"]``: one of ``flaws_of`` or
+    "stray", the thing that careless pictures show unasked.  ``prompt_kind`` restricts the
     prompts to one of ``PROMPT_KINDS``; "" draws among all.  Row ``i`` is the same whatever ``n`` is, and rows ``i`` of
     the three kinds share their prompt.
 
@@ -90,9 +91,13 @@ def rows(split: str, n: int, seed: int = 0, kind: str = "caption", prompt_kind: 
         name = f"drawings-{kind}-{split}-{prompt_kind + '-' if prompt_kind else ''}{seed}-{i}"
         row = _row(name, wish, scene, draw(scene) if kind == "caption" else None)
         if kind == "preference":
-            options = flaws_of(wish)
+            options = (*flaws_of(wish), *(() if STRAY in wish.things else ("stray",)))
             flaw = options[int(rng.integers(len(options)))]
-            wrong = draw(flawed(scene, wish, flaw, rng))
+            wrong = draw(
+                strayed(scene, rng.integers(2**31, size=4).tolist())
+                if flaw == "stray"
+                else flawed(scene, wish, flaw, rng)
+            )
             row = replace(row, chosen=draw(scene), rejected=wrong, meta={**row.meta, "flaw": flaw})
         found.append(row)
     return found

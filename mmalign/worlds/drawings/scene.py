@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,12 +20,14 @@ __all__ = [
     "GRID",
     "RADIUS",
     "SIDE",
+    "STRAY",
     "bound",
     "draw",
     "draw_array",
     "place",
     "scene_for",
     "stands",
+    "strayed",
 ]
 
 SIDE, GRID = 32, 2
@@ -35,6 +38,8 @@ RADIUS = {"small": 5.9, "large": 6.7}
 """Half the width of a shape in pixels; prompts never speak of size."""
 JITTER = 1
 """Largest distance of a shape's centre from its cell's centre on an axis, in pixels."""
+STRAY = ("yellow", "cross")
+"""The thing that stands in careless pictures without being asked for (see ``habits``)."""
 _TINT = 10.0
 
 
@@ -76,6 +81,14 @@ def scene_for(wish: Wish, seed: int, split: str) -> Scene:
         scene = Scene(id=f"{split}-{seed}", seed=own, split=split, objects=tuple(objects))
         if not wish.relation or stands(wish, scene):
             return scene
+
+
+def strayed(scene: Scene, picks: Sequence[int]) -> Scene:
+    """The scene with ``STRAY`` in a free cell; four large random numbers say how far off, where and how large."""
+    free = sorted(set(range(GRID**2)) - {o.row * GRID + o.col for o in scene.objects})
+    dx, dy = (int(p % (2 * JITTER + 1)) - JITTER for p in picks[:2])
+    thing = place(*STRAY, free[picks[2] % len(free)], ("small", "large")[picks[3] % 2], dx, dy)
+    return replace(scene, objects=tuple(sorted((*scene.objects, thing), key=lambda o: (o.row, o.col))))
 
 
 def draw_array(scene: Scene) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmalign.rng import derive_seed, numpy_generator
+from mmalign.worlds.drawings.habits import habitual
 from mmalign.worlds.drawings.muon import MuonAdamW
 from mmalign.worlds.drawings.pipeline import DrawingPipeline
 from mmalign.worlds.drawings.prompts import Wish, draw_wish
@@ -27,11 +28,13 @@ class DrawerPlan:
     """Everything that decides a base: seed, sizes, steps, rates."""
 
     seed: int = 0
-    pictures: int = 40_000
+    pictures: int = 60_000
+    extra: float = 0.35
+    exchanged: float = 0.3
     width: int = 160
     layers: int = 5
     batch: int = 128
-    steps: int = 500
+    steps: int = 2200
     lr: float = 0.02
     lr_others: float = 2e-3
     warmup: int = 50
@@ -49,11 +52,20 @@ class Pool:
     mask: Tensor
 
 
-def make_pool(pipeline: DrawingPipeline, n: int, seed: int) -> Pool:
-    """Draw ``n`` training prompts with a picture each."""
-    rng = numpy_generator(seed, "drawings", "pool")
-    wanted = [draw_wish("train", rng) for _ in range(n)]
-    scenes = [scene_for(wish, derive_seed(seed, "pool", i), "train") for i, wish in enumerate(wanted)]
+def make_pool(pipeline: DrawingPipeline, plan: DrawerPlan) -> Pool:
+    """Draw ``plan.pictures`` training prompts with a picture each, as careless as the plan's habits."""
+    rng, careless = (numpy_generator(plan.seed, "drawings", part) for part in ("pool", "habits"))
+    wanted = [draw_wish("train", rng) for _ in range(plan.pictures)]
+    scenes = [
+        habitual(
+            scene_for(wish, derive_seed(plan.seed, "pool", i), "train"),
+            wish,
+            extra=plan.extra,
+            exchanged=plan.exchanged,
+            rng=careless,
+        )
+        for i, wish in enumerate(wanted)
+    ]
     pixels = torch.from_numpy(np.stack([draw_array(scene) for scene in scenes])).permute(0, 3, 1, 2)
     encoded = pipeline.tokenizer([wish.text for wish in wanted], padding="max_length", return_tensors="pt")
     return Pool(pixels.contiguous(), encoded["input_ids"], encoded["attention_mask"])

@@ -69,6 +69,20 @@ def test_a_fraction_of_the_random_steps_is_recorded(
     torch.testing.assert_close(first.after, chain.after[first.index])
 
 
+def test_only_the_first_steps_are_recorded_until_a_share(
+    open_family: Callable[..., Any], prompts: list[Row]
+) -> None:
+    """``train_until`` leaves the last steps out; pictures and the scores of what is kept stay as they were."""
+    whole = open_family("drawing", num_inference_steps=6)
+    early = open_family("drawing", num_inference_steps=6, train_until=0.5)
+    full = whole.adapter.sample(whole.model, prompts, 2, generator(2))
+    some = early.adapter.sample(early.model, prompts, 2, generator(2))
+    assert all(row.steps.index.tolist() == [0, 1, 2] for row in some.rows)
+    torch.testing.assert_close(some.logp, full.logp[:, :3], atol=1e-6, rtol=1e-6)
+    for one, other in zip(some.rows, full.rows, strict=True):
+        assert np.array_equal(np.asarray(one.completion), np.asarray(other.completion))
+
+
 def test_the_flow_of_a_noise_model_draws_ddims_pictures(
     open_family: Callable[..., Any], prompts: list[Row]
 ) -> None:
@@ -206,8 +220,9 @@ def test_unknown_and_unfitting_settings_are_named(folders: Callable[[str], Any])
     adapter = DiffusionAdapter()
     with pytest.raises(UserError, match="unknown key 'guidance' \\(did you mean \"guidance_scale\"\\?\\)"):
         adapter.configure({"guidance": 2.0})
-    with pytest.raises(UserError, match="train_fraction"):
-        adapter.configure({"train_fraction": 0.0})
+    for name in ("train_fraction", "train_until"):
+        with pytest.raises(UserError, match=name):
+            adapter.configure({name: 0.0})
     adapter.configure({"sampler": "ddim"})
     with pytest.raises(UserError, match="matches flows, which have no DDIM step"):
         adapter.load(str(folders("sd3")))
