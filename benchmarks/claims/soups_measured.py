@@ -24,6 +24,7 @@ __all__ = ["FILE", "MEMBERS", "TASKS", "pool"]
 FILE = "measured.json"
 TASKS = ("digits", "roads", "orientation")
 MEMBERS, STRANGERS = 8, 2
+STRANGER_EPOCHS = 6
 RATES, EPOCHS, DECAYS = (3e-4, 3e-3), (4, 6, 8), (0.0, 1e-4, 1e-2)
 """Bounds of the rates (drawn on a log scale), and what else a member's settings are drawn from."""
 LEARNED_STEPS = 25
@@ -104,7 +105,11 @@ def _strangers(seed: int, run: TaskRun, train: Examples, test: Examples) -> dict
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "claims", "soups", "stranger", k))
             model.apply(_redraw)
-        fit(model, train, FitPlan(1e-3, 6, seed=seed, stream=("claims", "soups", "stranger", str(k))))
+        fit(
+            model,
+            train,
+            FitPlan(1e-3, STRANGER_EPOCHS, seed=seed, stream=("claims", "soups", "stranger", str(k))),
+        )
         states.append(state_of(model))
     model = run.model(seed)
     return {
