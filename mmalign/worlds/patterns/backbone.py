@@ -22,7 +22,7 @@ MODEL_ARGS: Mapping[str, Any] = {
     "depth": 4,
     "num_heads": 3,
 }
-"""What differs from timm's model of that name: 16 patches, 48 channels, 4 blocks, 112,000 numbers."""
+"""What differs from timm's model of that name: 16 patches, 48 channels, 4 blocks, 119,280 numbers."""
 PRETRAINED_CFG: Mapping[str, Any] = {
     "input_size": [3, SIDE, SIDE],
     "mean": [0.5, 0.5, 0.5],
