@@ -27,7 +27,7 @@ _DIGIT_PARTS = {"train": slice(0, 800), "val": slice(800, 1000), "test": slice(1
 
 
 class MiniVTAB:
-    """Nineteen tasks whose pictures are drawn from named streams: the same on every machine.
+    """Nineteen tasks whose pictures are drawn from named streams: the same at every run.
 
     Reference: Zhai et al. 2019, arXiv 1910.04867 (VTAB-1k: groups, sizes, and what each task stands for).
 
