@@ -65,7 +65,7 @@ CLAIM = Claim(
             "alone",
         )
     },
-    seeds=5,
+    seeds=3,
     recorded=Path(__file__).parent / "verdicts" / "breadcrumbs.json",
 )
 """The claim, found through the registry as ``breadcrumbs``."""

@@ -57,7 +57,7 @@ CLAIM = Claim(
             kind="baseline",
             stages=(),
             job=pool,
-            text="eight models per task from one start, other rates, epochs, decays and orders",
+            text="six models per task from one start, other rates, epochs, decays and orders",
         ),
     ),
     statements=(
@@ -84,7 +84,7 @@ CLAIM = Claim(
         "best, shifted": "measured/shift/best",
         "greedy, shifted": "measured/shift/greedy",
     },
-    seeds=5,
+    seeds=3,
     recorded=Path(__file__).parent / "verdicts" / "soups.json",
 )
 """The claim, found through the registry as ``soups``."""

@@ -23,7 +23,7 @@ __all__ = ["FILE", "MEMBERS", "TASKS", "pool"]
 
 FILE = "measured.json"
 TASKS = ("digits", "roads", "orientation")
-MEMBERS, STRANGERS = 8, 2
+MEMBERS, STRANGERS = 6, 2
 STRANGER_EPOCHS = 6
 RATES, EPOCHS, DECAYS = (3e-4, 3e-3), (4, 6, 8), (0.0, 1e-4, 1e-2)
 """Bounds of the rates (drawn on a log scale), and what else a member's settings are drawn from."""
