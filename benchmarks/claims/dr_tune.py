@@ -17,19 +17,19 @@ CLAIM = Claim(
     title="A head that must also classify pretrained features makes full fine-tuning better",
     source="Zhou et al. (2023), arXiv:2308.12058",
     arms=(
-        tuned("dr_tune", "full", "DR-Tune, a queue of 200", **{"dr_tune.queue": QUEUE}),
+        tuned("dr_tune", "full", "DR-Tune, a queue of 200", changes={"dr_tune.queue": QUEUE}),
         tuned("full", "full", "every weight, cross-entropy alone"),
         tuned(
             "unrotated",
             "full",
             "control: pretrained features as they are",
-            **{"dr_tune.queue": QUEUE, "dr_tune.calibration": "none"},
+            changes={"dr_tune.queue": QUEUE, "dr_tune.calibration": "none"},
         ),
         tuned(
             "shuffled",
             "full",
             "control: calibrated features under other labels",
-            **{"dr_tune.queue": QUEUE, "dr_tune.calibration": "shuffled"},
+            changes={"dr_tune.queue": QUEUE, "dr_tune.calibration": "shuffled"},
         ),
         tuned("linear", "linear", "the head alone"),
     ),

@@ -21,8 +21,15 @@ TASKS = ("digits", "grating-orientation", "shape-hue", "cells", "roads", "count"
 """Three natural, two specialised and three structured ones: all nineteen cost more than they would decide."""
 
 
-def _pixels(name: str, tuner: str, text: str, options: dict[str, Any] | None = None, **changes: Any) -> Arm:
-    return tuned(name, tuner, text, options, suite="scenes-pixels", tasks=["classes"], **changes)
+def _pixels(
+    name: str,
+    tuner: str,
+    text: str,
+    options: dict[str, Any] | None = None,
+    changes: dict[str, Any] | None = None,
+) -> Arm:
+    where = {"suite": "scenes-pixels", "tasks": ["classes"]}
+    return tuned(name, tuner, text, options, {**where, **(changes or {})})
 
 
 def about_as_many(results: Results) -> Verdict:
@@ -52,17 +59,28 @@ CLAIM = Claim(
     title="A side network reads what a frozen backbone knows better than what is as small inside it",
     source="Lin et al. (2023), arXiv:2310.05393; Sung et al. (2022), arXiv:2206.06522",
     arms=(
-        tuned("linear", "linear", "control: a head on the frozen backbone", learning_rates=[1e-2, 3e-2]),
-        tuned("full", "full", "every weight", learning_rates=[1e-3, 3e-3]),
+        tuned(
+            "linear",
+            "linear",
+            "control: a head on the frozen backbone",
+            changes={"learning_rates": [1e-2, 3e-2]},
+        ),
+        tuned("full", "full", "every weight", changes={"learning_rates": [1e-3, 3e-3]}),
         tuned("lora", "lora", "LoRA of rank 3 in every projection", {"r": 3, "alpha": 3}),
         tuned("adapter", "adaptformer", "AdaptFormer, 22 wide", {"hidden": 22, "scale": 1.0}),
         tuned("hst", "hst", "side network, 8 and 12 channels at strides 4 and 8", SIDE),
         tuned("lst", "lst", "detached: no gradient through the backbone", LADDER),
         _pixels(
-            "pixels_linear", "linear", "pixels: linear on the frozen tokens", learning_rates=[1e-2, 3e-2]
+            "pixels_linear",
+            "linear",
+            "pixels: linear on the frozen tokens",
+            changes={"learning_rates": [1e-2, 3e-2]},
         ),
         _pixels(
-            "pixels_full", "full", "pixels: every weight below a linear head", learning_rates=[1e-3, 3e-3]
+            "pixels_full",
+            "full",
+            "pixels: every weight below a linear head",
+            changes={"learning_rates": [1e-3, 3e-3]},
         ),
         _pixels("pixels_hst", "hst", "pixels: side network with the dense head", {**SIDE, "head": "dense"}),
         _pixels("pixels_lst", "lst", "pixels: detached, with the dense head", {**LADDER, "head": "dense"}),

@@ -19,6 +19,7 @@ __all__ = [
     "calibrated",
     "dealt_out",
     "dr_tune_loss",
+    "head_inputs",
     "procrustes",
     "uncalibrated",
 ]
@@ -165,6 +166,20 @@ def dr_tune_loss(
     return torch.cat([task, held]).mean(), {"task": task.mean().detach(), "queue": held.mean().detach()}
 
 
+@torch.no_grad()
+def head_inputs(model: nn.Module, head: nn.Module, x: Tensor, batch_size: int = 250) -> Tensor:
+    """What ``head``, a layer of ``model``, reads of the inputs ``x`` in evaluation mode, ``[N, D]``."""
+    found: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda layer, args: found.append(args[0].clone()))
+    training = model.training
+    model.eval()
+    for start in range(0, len(x), batch_size):
+        model(x[start : start + batch_size])
+    model.train(training)
+    handle.remove()
+    return torch.cat(found)
+
+
 class DRTune:
     """The objective of DR-Tune for a model with a linear head and a training set in memory.
 
@@ -205,7 +220,7 @@ class DRTune:
         self._seen: Tensor | None = None
         self._waiting: tuple[Tensor, Tensor, Tensor] | None = None
         found.register_forward_pre_hook(self._see)
-        self._pretrained = self._features(model, x)
+        self._pretrained = head_inputs(model, found, x)
         self.queue = FeatureQueue(size, self._pretrained.shape[1])
         first = torch.randperm(len(y), generator=generator(seed, "dr-tune"))[:size]
         self.queue.push(self._pretrained[first], self._pretrained[first], y[first])
@@ -223,14 +238,3 @@ class DRTune:
 
     def _see(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._seen = args[0]
-
-    @torch.no_grad()
-    def _features(self, model: nn.Module, x: Tensor) -> Tensor:
-        training, found = model.training, []
-        model.eval()
-        for start in range(0, len(x), 250):
-            model(x[start : start + 250])
-            assert self._seen is not None
-            found.append(self._seen.clone())
-        model.train(training)
-        return torch.cat(found)

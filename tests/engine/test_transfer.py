@@ -76,6 +76,27 @@ def test_fit_learns_and_is_the_same_again(name: str, share: float) -> None:
     assert result.is_finite
 
 
+def test_a_head_alone_is_fitted_on_features_to_the_same_weights() -> None:
+    from mmalign.engine.transfer.task import TaskRun, fitted
+    from mmalign.protocols import TransferTask
+
+    class Own(TaskRun):
+        def model(self, seed: int) -> nn.Module:
+            return vit()
+
+    data = blobs(24)
+    run = Own(config("linear", epochs=2, batch_size=8), None, TransferTask("t", "g", "classes", 3), "")  # type: ignore[arg-type]
+    quick, done = fitted(run, data, 1e-2, 0)
+    slow = prepare(vit(), run.cfg, data, learning_rate=1e-2, seed=0)
+    whole = fit(slow.model, data, run.plan(1e-2, 0))
+    assert done.losses == pytest.approx(whole.losses, rel=1e-5)
+    torch.testing.assert_close(quick.model.head.weight, slow.model.head.weight, rtol=1e-4, atol=1e-6)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(quick.model.blocks.parameters(), vit().blocks.parameters(), strict=True)
+    )
+
+
 def test_counts_without_the_head() -> None:
     data, head = blobs(24), 16 * 3 + 3
     whole = sum(p.numel() for p in vit().parameters())

@@ -38,6 +38,7 @@ class Prepared:
         groups: parameter groups with their rates, or ``None`` for a single one.
         trainable: numbers that train without the head.
         head: numbers of the head.
+        alone: the head, where nothing below it trains.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class Prepared:
     groups: Groups | None
     trainable: int
     head: int
+    alone: nn.Module | None = None
 
 
 class PixelOutputs(nn.Module):
@@ -127,7 +129,8 @@ def prepare(
             objective = DRTune(backbone, head, data.x, data.y, cfg.dr_tune.queue, calibrate, seed=seed)
     counted = _head_numbers(model, head)
     whole = model if prefix is None else PixelOutputs(model, prefix)
-    return Prepared(whole, objective, groups, trainable_count(model) - counted, counted)
+    alone = backbone.get_submodule(head) if name == "linear" and prefix is None else None
+    return Prepared(whole, objective, groups, trainable_count(model) - counted, counted, alone)
 
 
 def _attached(

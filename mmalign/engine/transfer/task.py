@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peft import PeftModel
@@ -18,6 +19,7 @@ from mmalign.engine.transfer.prepare import PixelOutputs, Prepared, prepare
 from mmalign.errors import UserError
 from mmalign.protocols import TransferSuite, TransferTask
 from mmalign.tuners.backbones import load_backbone, normalisation
+from mmalign.tuners.dr_tune import head_inputs
 
 __all__ = ["TaskResult", "TaskRun", "choose_rate", "fit_task", "fitted"]
 
@@ -104,8 +106,13 @@ class TaskRun:
 
 
 def fitted(run: TaskRun, data: Examples, rate: float, seed: int) -> tuple[Prepared, FitResult]:
-    """A new model, prepared and fitted to ``data``."""
+    """A new model, prepared and fitted to ``data``; where the head trains alone, on features computed once."""
     ready = prepare(run.model(seed), run.cfg, data, learning_rate=rate, seed=seed)
+    if ready.alone is not None:
+        began = time.process_time()
+        features = Examples(head_inputs(ready.model, ready.alone, data.x), data.y)
+        done = fit(ready.alone, features, run.plan(rate, seed))
+        return ready, replace(done, cpu_seconds=time.process_time() - began)
     return ready, fit(ready.model, data, run.plan(rate, seed), objective=ready.objective, groups=ready.groups)
 
 
