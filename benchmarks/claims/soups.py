@@ -17,11 +17,18 @@ ARM = "pool"
 
 
 def above(key: str, other: str) -> Callable[[Results], Verdict]:
-    """One figure of the pool is above another, paired by seed (each the mean over the tasks)."""
+    """One figure is above another over all pools, each a pair of seed and task that shares no model with another."""
 
     def check(results: Results) -> Verdict:
-        ours, theirs = (results.per_start(ARM, f"measured/{name}") for name in (key, other))
-        return rises(minus(ours, theirs))
+        gaps = {
+            "pools": [
+                results.value(ARM, f"measured/{task}/{key}", cell)
+                - results.value(ARM, f"measured/{task}/{other}", cell)
+                for task in TASKS
+                for cell in results.cells(ARM)
+            ]
+        }
+        return rises(gaps)
 
     return check
 

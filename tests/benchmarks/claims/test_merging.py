@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmalign.benchmarks.claims import breadcrumbs_measured, soups_measured
+from mmalign.benchmarks.claims import breadcrumbs, breadcrumbs_measured, hst, soups, soups_measured
 from mmalign.benchmarks.claims.breadcrumbs_measured import merge_tasks, random_masks
 from mmalign.benchmarks.claims.merging_measured import opened, shifted
 from mmalign.benchmarks.claims.soups_measured import pool
@@ -75,3 +75,45 @@ def test_the_shift_keeps_labels_and_lowers_contrast(small: Path) -> None:
     assert torch.equal(moved.x, shifted(plain, model, 3).x)
     assert 0.4 < float(moved.x.std() / plain.x.std()) < 0.95
     assert float(moved.x.abs().max()) <= 1.0
+
+
+class Canned:
+    """Results with figures given by hand: three seeds."""
+
+    def __init__(self, figures: dict[str, list[float]]) -> None:
+        self.figures = figures
+
+    def cells(self, arm: str) -> range:
+        return range(3)
+
+    def value(self, arm: str, metric: str, cell: int) -> float:
+        return self.figures[metric][cell]
+
+    def per_start(self, arm: str, metric: str) -> dict[str, list[float]]:
+        return {"base": self.figures[metric]}
+
+
+def test_statements_of_soups_can_fail_and_hold() -> None:
+    up = {
+        f"measured/{task}/{key}": [level, level + 0.01, level - 0.01]
+        for task in soups.TASKS
+        for key, level in (("test/greedy", 0.7), ("test/best", 0.6), ("val/greedy", 0.6), ("val/best", 0.6))
+    }
+    assert soups.above("test/greedy", "test/best")(Canned(up)).verdict == "holds"  # type: ignore[arg-type]
+    assert soups.above("test/best", "test/greedy")(Canned(up)).verdict == "fails"  # type: ignore[arg-type]
+    assert soups.never_below_on_validation(Canned(up)).verdict == "holds"  # type: ignore[arg-type]
+    up[f"measured/{soups.TASKS[0]}/val/greedy"][1] -= 0.1
+    assert soups.never_below_on_validation(Canned(up)).verdict == "fails"  # type: ignore[arg-type]
+    alone = {"measured/test/strangers": [0.5, 0.6, 0.5], "measured/test/strangers_soup": [0.1, 0.1, 0.12]}
+    assert soups.strangers_spoil(Canned(alone)).verdict == "holds"  # type: ignore[arg-type]
+    alone["measured/test/strangers_soup"] = [0.45, 0.6, 0.5]
+    assert soups.strangers_spoil(Canned(alone)).verdict == "fails"  # type: ignore[arg-type]
+
+
+def test_statements_of_breadcrumbs_and_hst_can_fail_and_hold() -> None:
+    figures = {"measured/breadcrumbs/test": [0.5, 0.52, 0.51], "measured/arithmetic/test": [0.4, 0.41, 0.41]}
+    assert breadcrumbs.above("breadcrumbs", "arithmetic")(Canned(figures)).verdict == "holds"  # type: ignore[arg-type]
+    assert breadcrumbs.above("arithmetic", "breadcrumbs")(Canned(figures)).verdict == "fails"  # type: ignore[arg-type]
+    kept = Canned({"measured/cost/saved_bytes": [1e6] * 3, "measured/cost/trainable": [9e3] * 3})
+    assert hst.keeps_little(kept).verdict == "fails"  # type: ignore[arg-type]
+    assert hst.about_as_many(kept).verdict == "holds"  # type: ignore[arg-type]
