@@ -87,6 +87,8 @@ class SFTConfig(Section):
 
     max_steps: Count = 0
     """Optimiser steps; 0 skips the stage."""
+    n_train: PositiveCount | None = None
+    """Learn from the first so many training rows alone; null is all of them."""
     per_device_train_batch_size: PositiveCount = 16
     """Rows per forward pass and process."""
     learning_rate: Positive = 1e-4

@@ -15,6 +15,7 @@ __all__ = [
     "expectile_loss",
     "monte_carlo_returns",
     "sac_actor_loss",
+    "self_imitation_loss",
     "td_loss",
     "td_target",
     "temperature_loss",
@@ -220,6 +221,24 @@ def advantage_weights(advantage: Tensor, temperature: float, largest: float = 10
     if temperature < 0 or largest <= 0:
         raise ValueError(f"expected temperature >= 0 and largest > 0, got {temperature} and {largest}")
     return torch.exp((temperature * advantage.detach()).clamp(max=math.log(largest)))
+
+
+def self_imitation_loss(logp: Tensor, mc_return: Tensor, value: Tensor) -> Tensor:
+    """Likelihood of actions that came to more than was expected, ``-mean(log pi(a) * max(R - V, 0))``.
+
+    *Reference:* Oh et al., self-imitation learning (2018, arXiv:1806.05635), eq. 2. *Differs from paper:* V is the
+    critics' value of the policy's own action, not a network of its own; no prioritised replay.
+
+    Args:
+        logp: ``[B]`` of the actions that were taken, with gradient.
+        mc_return: ``[B]`` what they came to.
+        value: ``[B]`` what was expected; detached here.
+
+    Raises:
+        ValueError: on shapes that differ.
+    """
+    check_floats({"logp": logp, "mc_return": mc_return, "value": value}, 1)
+    return -(logp * (mc_return - value.detach()).clamp_min(0.0)).mean()
 
 
 def _check_terminal(flags: Tensor, like: Tensor) -> None:

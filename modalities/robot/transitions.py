@@ -15,7 +15,7 @@ from mmalign.modalities.robot.heads import GaussianHead
 from mmalign.modalities.robot.policy import RobotPolicy
 from mmalign.rng import derive_seed
 from mmalign.types import Row
-from mmalign.worlds.sweep import Episode, Start
+from mmalign.worlds.sweep import BACK, Episode, Start, layout
 
 __all__ = ["CutsTransitions"]
 
@@ -46,7 +46,9 @@ class CutsTransitions:
         return squashed_logp(mean, log_std, action, 0.03)
 
     def continued(self, row: Row) -> Row:
-        """A start of the same task and robot with the next goal, from where everything was left by the answered row.
+        """The other way round, there and back in turn: a new goal, every block where the answered row left it.
+
+        The robot drives to a resting place by itself; nobody moves a block.
 
         Raises:
             UserError: when the row's episode is not one of the sweep world.
@@ -54,9 +56,10 @@ class CutsTransitions:
         episode = row.completion
         if not isinstance(episode, Episode) or episode.states is None:
             raise UserError(f"row {row.id}: only episodes of the sweep world can be gone on with")
-        seed = derive_seed(int(episode.start["seed"]), "continued") % 2**31
+        before = int(episode.start["seed"])
+        seed = derive_seed(before, "continued") % BACK + (0 if before >= BACK else BACK)
         start = Start(str(episode.start["task"]), str(episode.start["embodiment"]), seed)
-        left = [float(number) for number in episode.states[-1]]
+        left = [*layout([start]).pusher[0].tolist(), *(float(number) for number in episode.states[-1][2:])]
         return Row(id=row.id, prompt=str(start), meta={LEFT: left})
 
 

@@ -15,6 +15,7 @@ from mmalign.objectives.value_based import (
     expectile_loss,
     monte_carlo_returns,
     sac_actor_loss,
+    self_imitation_loss,
     td_loss,
     td_target,
     temperature_loss,
@@ -228,3 +229,12 @@ def test_bad_arguments_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=name):
             call()
+
+
+def test_self_imitation_follows_what_came_to_more_than_expected() -> None:
+    logp = torch.tensor([-1.0, -2.0, -3.0], requires_grad=True)
+    returns, value = torch.tensor([2.0, 1.0, 5.0]), torch.tensor([0.5, 1.5, 5.0], requires_grad=True)
+    loss = self_imitation_loss(logp, returns, value)
+    assert float(loss) == pytest.approx(1.5 / 3)  # only the first came to more, by 1.5
+    loss.backward()
+    assert torch.allclose(logp.grad, torch.tensor([-0.5, 0.0, 0.0])) and value.grad is None

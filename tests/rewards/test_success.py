@@ -20,6 +20,7 @@ from mmalign.pipeline.stages.transitions import answered_rollout
 from mmalign.rewards.success import PlantedSuccess, Success
 from mmalign.rewards.success.model import SuccessModel
 from mmalign.rewards.success.reward import SuccessReward
+from mmalign.worlds import sweep
 from mmalign.worlds.sweep.single import CARRY
 
 
@@ -45,7 +46,7 @@ class Fixed(SuccessModel):
         self.first = first
 
     def forward(self, frames: Tensor) -> Tensor:
-        return torch.where(torch.arange(len(frames)) >= self.first, 5.0, -5.0)
+        return torch.where(torch.arange(len(frames)) >= self.first, 9.0, -9.0)
 
 
 def test_marks_are_the_worlds_truth(rows: Any) -> None:
@@ -135,7 +136,9 @@ def test_the_robot_goes_on_where_it_left_the_table() -> None:
     after = adapter.continued(done)
     ahead = adapter.sample(model, [after, row], 1, rng, max_steps=6).rows
     ended, began = done.completion.states[-1], ahead[0].completion.states[0]
-    assert np.array_equal(ended[:8], began[:8]) and began[9] == 0
+    assert np.array_equal(ended[2:8], began[2:8]) and began[9] == 0
+    home = sweep.layout([sweep.Start.parse(after.prompt)]).pusher[0]
+    assert np.allclose(began[:2], home)  # nobody moves a block, the robot drives to a resting place itself
     assert not np.array_equal(
         ahead[1].completion.states[0][:8], began[:8]
     )  # the other row starts where it says

@@ -26,7 +26,7 @@ def run(ctx: RunContext) -> None:
     if cfg.max_steps == 0:
         ctx.mark_done(NAME, {"skipped": True, "model": ctx.base_model()})
         return
-    rows = ctx.training_rows()
+    rows = ctx.training_rows(most=ctx.cfg.sft.n_train)
     lacking = [row.id for row in rows if row.completion is None]
     if lacking:
         raise UserError(

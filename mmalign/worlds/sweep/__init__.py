@@ -26,7 +26,7 @@ from mmalign.worlds.sweep.environment import (
 from mmalign.worlds.sweep.episode import Episode
 from mmalign.worlds.sweep.experts import PERFECT, Skill, act, play
 from mmalign.worlds.sweep.gymnasium_env import sweep_env
-from mmalign.worlds.sweep.layout import EMBODIMENTS, TASKS, Layout, Start, layout
+from mmalign.worlds.sweep.layout import BACK, EMBODIMENTS, TASKS, Layout, Start, layout
 from mmalign.worlds.sweep.physics import States, advance, harmed, placed, potential, score
 from mmalign.worlds.sweep.recorder import Recorder
 from mmalign.worlds.sweep.render import SIDE, render, repeated
@@ -36,6 +36,7 @@ BASES = ("robot:0", "robot:1")
 
 __all__ = [
     "ACTION_SIZE",
+    "BACK",
     "BASES",
     "DEMONSTRATOR",
     "EMBODIMENTS",

@@ -16,6 +16,7 @@ from mmalign.errors import UserError, nearest
 from mmalign.rng import numpy_generator
 
 __all__ = [
+    "BACK",
     "BLOCKS",
     "BLOCK_RADIUS",
     "EMBODIMENTS",
@@ -45,10 +46,14 @@ ZONE = 0.55
 """The zone is ``y >= ZONE``; a block counts when it lies in it entirely."""
 SPEED = 0.1
 """Longest move of the robot in one step, per axis."""
+BACK = 2**31
+"""Seeds from here on are the way back (task ``goal``): blocks begin where goals lie, and the goal lies where blocks
+begin.  No split holds such a start; learning without resets alternates."""
 PATCHES = 2
 """Coloured patches that only distract: they move on their own and touch nothing."""
 
 _HAZARD_X = 0.55
+_WAY = 0.55
 _TRIES = 200
 
 
@@ -132,6 +137,8 @@ def _one(start: Start) -> dict[str, NDArray[np.generic]]:
     hazard = np.array([side * _HAZARD_X, rng.uniform(0.0, 0.3)])
     goal = np.array([rng.uniform(-0.5, 0.5), rng.uniform(0.2, 0.6)])
     blocks = _scatter(start.task, goal, side, rng)
+    if start.task == "goal" and start.seed >= BACK:
+        goal, blocks = goal - np.array([0.0, _WAY]), blocks + np.array([0.0, 0.5 * _WAY])
     marked = {"group": [True, True, False], "goal": [True, False, False]}.get(start.task, [True] * BLOCKS)
     velocity = rng.uniform(-0.06, 0.06, (PATCHES, 2))
     return {

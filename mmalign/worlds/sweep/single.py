@@ -2,7 +2,7 @@
 
 For learning from recordings: ``caption`` rows go round experts from good to hopeless, ``preference`` rows compare two
 whole episodes from one start.  :data:`ZONE` sweeps with the short and the medium stick, :data:`CARRY` carries a block
-to a goal with the gripper, :data:`DEMOS` the same from better recordings.
+to a goal with the gripper, :data:`DEMOS` the same there and back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mmalign.types import Row
 from mmalign.worlds.sweep.data import ROW_KINDS, SKILLS, segment_pairs, starts
 from mmalign.worlds.sweep.environment import MAX_STEPS
 from mmalign.worlds.sweep.experts import Skill, play
+from mmalign.worlds.sweep.layout import BACK, Start
 
 __all__ = ["CARRY", "DEMOS", "ZONE", "OneTask"]
 
@@ -27,11 +28,13 @@ class OneTask:
         task: which.
         embodiments: who acts, in every split.
         skills: experts of the recorded episodes, in turn.
+        both_ways: every second recorded or compared episode goes the way back (:data:`BACK`); starts never do.
     """
 
     task: str
     embodiments: tuple[str, ...]
     skills: tuple[Skill, ...] = SKILLS
+    both_ways: bool = False
     BASES: tuple[str, ...] = ("robot:0", "robot:1")
 
     def rows(self, split: str, n: int, seed: int = 0, kind: str = "start") -> list[Row]:
@@ -46,6 +49,8 @@ class OneTask:
             )
         own = derive_seed(seed, "one task", self.task) % 2**31
         found = starts(split, n, own, tasks=(self.task,), embodiments=self.embodiments)
+        if self.both_ways and kind != "start":
+            found = [Start(s.task, s.embodiment, s.seed + BACK * (i % 2)) for i, s in enumerate(found)]
         plain = [
             Row(
                 id=f"{self.task}-{split}-{seed}-{i}",
@@ -82,6 +87,9 @@ CARRY = OneTask(
 )
 """One block onto the goal, with the gripper."""
 DEMOS = OneTask(
-    "goal", ("gripper",), (Skill(noise=0.2), Skill(noise=0.2), Skill(noise=0.6, aim=0.06, pause=0.2))
+    "goal",
+    ("gripper",),
+    (Skill(noise=0.2), Skill(noise=0.2), Skill(noise=0.6, aim=0.06, pause=0.2)),
+    both_ways=True,
 )
-"""The same with better recordings: what somebody would show on purpose, and failures."""
+"""The same there and back, from better recordings: what somebody would show on purpose, and failures."""
