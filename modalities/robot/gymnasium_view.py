@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from mmalign.errors import UserError
@@ -35,7 +37,7 @@ class GymnasiumEnvironment:
 
     def __init__(self, options: RobotOptions) -> None:
         self.options = options
-        self._id = options.environment.partition(":")[2]
+        self._id, self._arguments = _parts(options.environment.partition(":")[2])
         self._made: list[Any] = []
         self._seeds: list[int] = []
         self._steps = np.zeros(0, dtype=np.int64)
@@ -73,7 +75,8 @@ class GymnasiumEnvironment:
 
     def starts(self) -> list[Mapping[str, Any]]:
         """Environment and seed of each episode."""
-        return [{"environment": self._id, "seed": seed} for seed in self._seeds]
+        name = self.options.environment.partition(":")[2]
+        return [{"environment": name, "seed": seed} for seed in self._seeds]
 
     def _env(self, k: int) -> Any:
         gymnasium = _gymnasium()
@@ -83,10 +86,13 @@ class GymnasiumEnvironment:
                 env = gymnasium.make(
                     self._id,
                     **({"render_mode": "rgb_array"} if needs else {}),
+                    **self._arguments,
                     max_episode_steps=self.options.max_episode_steps,
                     disable_env_checker=True,
                 )
-            except gymnasium.error.Error as error:
+            except ImportError as error:
+                raise UserError(f"model.options: environment: {self._id} is not installed ({error})") from None
+            except (gymnasium.error.Error, TypeError) as error:
                 raise UserError(
                     f"model.options: environment: gymnasium has no {self._id!r} here ({error})"
                 ) from None
@@ -113,6 +119,13 @@ class GymnasiumEnvironment:
     def _moment(self, reward: NDArray[np.float64], ended: Bools, cut: Bools, success: Bools) -> Moment:
         pixels = np.stack(self._pictures) if self._pictures else None
         return Moment(self._last.copy(), reward, ended, cut, success, pixels=pixels)
+
+
+def _parts(name: str) -> tuple[str, dict[str, Any]]:
+    """``MODULE:ID?KEY=VALUE&...`` as the id (with its module, which gymnasium imports) and the arguments."""
+    ident, _, query = name.partition("?")
+    given = parse_qsl(query, keep_blank_values=True)
+    return ident, {key: yaml.safe_load(value) for key, value in given}
 
 
 def small_picture(picture: Any) -> NDArray[np.uint8]:

@@ -15,7 +15,8 @@ class RobotOptions(Section):
     """The environment, and what a fresh policy is made of; a saved policy keeps its own make."""
 
     environment: str = "sweep"
-    """``sweep``, or ``gymnasium:ID`` for any registered environment with a box of numbers or pixels."""
+    """``sweep``, or ``gymnasium:ID`` for any registered environment with a box of numbers or pixels;
+    ``gymnasium:MODULE:ID?KEY=VALUE`` imports what registers it and passes arguments."""
     observe: Literal["vector", "pixels"] = "vector"
     """What the policy sees: the environment's vector, or its picture."""
     max_episode_steps: PositiveCount | None = None

@@ -68,6 +68,19 @@ def test_choices_need_tokens() -> None:
 def test_unknown_environments_are_named() -> None:
     with pytest.raises(UserError, match="Nowhere-v0"):
         RobotAdapter(RobotOptions(environment="gymnasium:Nowhere-v0")).load("robot:0")
+    with pytest.raises(UserError, match="not installed"):
+        RobotAdapter(RobotOptions(environment="gymnasium:nowhere_at_all:Nowhere-v0")).load("robot:0")
+    with pytest.raises(UserError, match="wrong"):
+        RobotAdapter(RobotOptions(environment="gymnasium:Pendulum-v1?wrong=1")).load("robot:0")
+
+
+def test_arguments_reach_the_environment() -> None:
+    adapter, model = made(environment="gymnasium:Pendulum-v1?g=0.0", max_episode_steps=3)
+    row = adapter.sample(model, ROWS[:1], 1, generator(0, "x"), max_steps=3).rows[0]
+    env = gymnasium.make("Pendulum-v1", g=0.0)
+    env.reset(seed=int(row.prompt))
+    earned = [float(env.step(np.float32(2.0) * action)[1]) for action in row.completion.actions]
+    assert earned == pytest.approx(row.completion.rewards.tolist(), abs=1e-5)
 
 
 def _has(package: str) -> bool:
@@ -77,17 +90,16 @@ def _has(package: str) -> bool:
 OUTSIDE: list[tuple[str, dict[str, Any]]] = []
 if _has("gym_pusht"):
     OUTSIDE += [
-        ("gym_pusht/PushT-v0", {"policy": "diffusion"}),
-        ("gym_pusht/PushT-v0", {"observe": "pixels"}),
+        ("gym_pusht:gym_pusht/PushT-v0", {"policy": "diffusion"}),
+        ("gym_pusht:gym_pusht/PushT-v0", {"observe": "pixels"}),
     ]
 if _has("metaworld"):
-    OUTSIDE += [("Meta-World/MT1", {})]
+    OUTSIDE += [("metaworld:Meta-World/MT1?env_name=reach-v3&seed=7", {})]
 
 
 @pytest.mark.parametrize(("name", "options"), OUTSIDE)
 def test_environments_from_elsewhere(name: str, options: dict[str, Any]) -> None:
     """Push-T and Meta-World, where they are installed (extra ``robot``)."""
-    importlib.import_module(name.partition("/")[0].replace("Meta-World", "metaworld"))
     adapter, model = made(environment=f"gymnasium:{name}", max_episode_steps=8, **options)
     rollout = adapter.sample(model, ROWS, 1, generator(0, "x"), max_steps=24)
     scored = adapter.logp(model, adapter.collate(rollout.rows))
