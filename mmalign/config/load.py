@@ -17,7 +17,15 @@ from mmalign.config.flags import default_mapping, parse_flags
 from mmalign.config.schema import RunConfig
 from mmalign.errors import UserError, nearest
 
-__all__ = ["config_dict", "config_hash", "dump_config", "load_config", "recipe_names", "save_config"]
+__all__ = [
+    "config_dict",
+    "config_hash",
+    "dump_config",
+    "load_config",
+    "recipe_names",
+    "save_config",
+    "written_for",
+]
 
 _NOT_THE_RESULT = ("output_dir", "report_to", "report")
 
@@ -71,6 +79,14 @@ def find_recipe(source: str) -> Path:
     raise UserError(
         f"{source}: no such recipe{nearest(source, known)}; shipped: {', '.join(known)}, or give a path"
     )
+
+
+def written_for(cfg: RunConfig) -> str | None:
+    """The modality that the shipped recipe of ``cfg`` names, where ``cfg`` asks it for another; else ``None``."""
+    if cfg.recipe not in recipe_names():
+        return None
+    own = _read(find_recipe(cfg.recipe)).get("modality", RunConfig.model_fields["modality"].default)
+    return None if own == cfg.modality else str(own)
 
 
 def config_dict(cfg: RunConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign import registry
+from mmalign.config.load import written_for
 from mmalign.engine.atomic import write_json
 from mmalign.errors import UserError
 from mmalign.pipeline.files import split_rows
@@ -74,10 +75,18 @@ class RunContext:
                 self._configure(self.adapter, cfg.model.options, "model.options")
 
     def _configure(self, adapter: Likelihood, options: Mapping[str, Any], key: str) -> None:
-        if isinstance(adapter, Configurable):
-            adapter.configure(options)
-        elif options:
-            raise UserError(f"{key}: modality {self.cfg.modality!r} takes no settings; remove them")
+        try:
+            if isinstance(adapter, Configurable):
+                adapter.configure(options)
+            elif options:
+                raise UserError(f"{key}: modality {self.cfg.modality!r} takes no settings; remove them")
+        except UserError as error:
+            own = written_for(self.cfg)
+            if own is None:
+                raise
+            raise UserError(
+                f"{error}; the recipe {self.cfg.recipe} is written for modality {own}, not {self.cfg.modality}"
+            ) from None
 
     @cached_property
     def world(self) -> Any:

@@ -11,12 +11,14 @@ import pytest
 import torch
 from robot_policies import made
 
-from mmalign.config.load import load_config
+from mmalign.config.load import load_config, written_for
 from mmalign.data.pairs import pairs_from_rows
 from mmalign.engine.offline import sft_objective
 from mmalign.engine.pairs import pair_objective
 from mmalign.engine.reference import Reference
+from mmalign.errors import UserError
 from mmalign.objectives.preference import PairSettings
+from mmalign.pipeline.context import RunContext
 from mmalign.pipeline.run import run_recipe
 from mmalign.rewards.preference import PreferenceReward, PreferenceRewardModel, ranked_from_rows
 from mmalign.rewards.preference.options import Options
@@ -164,3 +166,20 @@ def test_a_preference_reward_learns_from_compared_segments() -> None:
 def test_seeds_are_rows() -> None:
     assert len({row.prompt for split in seeds.SPLITS for row in seeds.rows(split, 20)}) == 60
     assert np.all([row.prompt.isdigit() for row in seeds.rows("train", 3)])
+
+
+def test_a_recipe_asked_for_another_modality_says_whose_it_is(tmp_path: Path) -> None:
+    there = ["--output_dir", str(tmp_path)]
+    asked = load_config("robot-ppo", [*there, "--modality", "diffusion"])
+    with pytest.raises(
+        UserError, match=r"unknown key .*recipe robot-ppo is written for modality robot, not dif"
+    ):
+        _ = RunContext(asked, tmp_path).adapter
+    own = load_config("robot-ppo", [*there, "--model.options.polcy=tokens"])
+    with pytest.raises(UserError, match="unknown key 'polcy'") as caught:
+        _ = RunContext(own, tmp_path).adapter
+    assert "written for" not in str(caught.value)
+    fits = load_config(
+        "fact-rlhf", [*there, "--modality", "robot"]
+    )  # no option of its own: nothing to complain of
+    assert RunContext(fits, tmp_path).adapter.name == "robot" and written_for(fits) == "vision"
