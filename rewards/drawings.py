@@ -20,7 +20,8 @@ class DrawingTruth:
     With ``F1 = 2 matched / (wanted + found)``, where an unreadable cell counts as an object found, a picture earns
     ``(1 - relation_weight) F1 + relation_weight [relation holds]`` where the prompt has a relation, else ``F1``; minus
     ``extra_penalty`` for every extra object or unreadable cell; plus ``exact_bonus`` where nothing is wrong.  Recall
-    alone would pay for drawing everything at once.
+    alone would pay for drawing everything at once; a larger fine than the default's would pay for leaving out what was
+    asked for (two right objects and a stray one must earn more than one right object alone).
 
     Args:
         detector: ``template``, ``network``, or ``both`` (the mean of the two).
@@ -36,8 +37,8 @@ class DrawingTruth:
         self,
         detector: str = "template",
         relation_weight: float = 0.4,
-        extra_penalty: float = 0.2,
-        exact_bonus: float = 0.5,
+        extra_penalty: float = 0.1,
+        exact_bonus: float = 1.0,
     ) -> None:
         known = (*DETECTORS, "both")
         if detector not in known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from mmalign.benchmarks.claims import pictures_statements as says
-from mmalign.benchmarks.claims.pictures import EXACT, NETWORK, best_of_4, claim, guided, sft, trained
+from mmalign.benchmarks.claims.pictures import F1, F1_NETWORK, best_of_4, claim, guided, sft, trained
 
 __all__ = ["CLAIM"]
 
@@ -15,8 +15,8 @@ DRAFT = {
     "pathwise.max_steps": 16,
     "pathwise.rollout_batch_size": 32,
     "pathwise.per_device_train_batch_size": 32,
-    "pathwise.grad_steps": 3,
-    "pathwise.learning_rate": 1e-4,
+    "pathwise.grad_steps": 10,
+    "pathwise.learning_rate": 1e-3,
     "pathwise.warmup_ratio": 0.0,
     "pathwise.sft_coef": 1.0,
     "pathwise.save_steps": 1000,
@@ -29,9 +29,7 @@ CLAIM = claim(
     "A reward's gradient raises the reward fast; without an anchor it is hacked, and the report shows it",
     "Clark et al. (2023), arXiv:2309.17400; Prabhudesai et al. (2023), arXiv:2310.03739; controls of mmalign's own",
     (
-        _trained(
-            "draft", "DRaFT through the last 3 steps on the CLIP reward, anchored to data", "pathwise", {}
-        ),
+        _trained("draft", "DRaFT through all 10 steps on the CLIP reward, anchored to data", "pathwise", {}),
         _trained("draft_1", "DRaFT through the last step alone", "pathwise", {"pathwise.grad_steps": 1}),
         _trained(
             "alignprop",
@@ -43,7 +41,7 @@ CLAIM = claim(
             "hacked",
             "no anchor, ten times the learning rate",
             "pathwise",
-            {"pathwise.sft_coef": 0.0, "pathwise.learning_rate": 1e-3},
+            {"pathwise.sft_coef": 0.0, "pathwise.learning_rate": 1e-2},
             kind="baseline",
         ),
         _trained(
@@ -72,21 +70,21 @@ CLAIM = claim(
             says.over_optimised("hacked", CLIP, TRUTH),
         ),
         says.report(
-            "T1", "three steps raise the reward more than one", says.above("draft", "draft_1", CLIP, "")
+            "T1",
+            "all steps raise the reward more than the last alone",
+            says.above("draft", "draft_1", CLIP, ""),
         ),
         says.report("T2", "AlignProp raises the reward", says.above("alignprop", "start", CLIP, "")),
         says.report(
             "A1",
             "bound F1 rises over the start, by both detectors",
-            says.both_detectors("draft", "start", EXACT, NETWORK),
+            says.both_detectors("draft", "start", F1, F1_NETWORK),
         ),
         says.report(
-            "A3", "and above supervised training of about equal compute", says.above("draft", "sft", EXACT)
+            "A3", "and above supervised training of about equal compute", says.above("draft", "sft", F1)
         ),
-        says.report("A4", "and above guidance 1.5 without training", says.above("draft", "guided", EXACT)),
-        says.report(
-            "A5", "and above the best of 4 by the same reward", says.above("draft", "best_of_4", EXACT)
-        ),
+        says.report("A4", "and above guidance 1.5 without training", says.above("draft", "guided", F1)),
+        says.report("A5", "and above the best of 4 by the same reward", says.above("draft", "best_of_4", F1)),
         says.report(
             "D1",
             "diversity beside the start's",

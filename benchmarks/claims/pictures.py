@@ -13,7 +13,9 @@ from mmalign.claims.definition import Arm, Claim, Statement
 __all__ = [
     "DDPO",
     "EXACT",
-    "NETWORK",
+    "EXACT_NETWORK",
+    "F1",
+    "F1_NETWORK",
     "TABLES",
     "WEIGHTED",
     "best_of_4",
@@ -23,45 +25,57 @@ __all__ = [
     "trained",
 ]
 
-EXACT, NETWORK = "drawings@T1/bound/f1", "drawings@T1/bound/f1/network"
+F1, F1_NETWORK = "drawings@T1/bound/f1", "drawings@T1/bound/f1/network"
+EXACT, EXACT_NETWORK = "drawings@T1/exact", "drawings@T1/exact/network"
 TABLES = {
-    "bound F1": EXACT,
-    "by network": NETWORK,
-    "exact": "drawings@T1/exact",
+    "exact": EXACT,
+    "by network": EXACT_NETWORK,
+    "bound F1": F1,
+    "F1 by network": F1_NETWORK,
     "relation": "drawings@T1/relation",
     "KL nats": "measured/kl",
     "JPEG kB": "measured/jpeg",
     "diversity": "measured/diversity",
 }
 EQUAL = ("seed", "modality", "model", "data", "sft", "evaluate", "guard")
-PICTURES, BATCH = 64, 64
+PICTURES, BATCH = 256, 64
 """Pictures per step of the online arms, and per step of supervised training."""
 
-WEIGHTED = {"weighting": "min_snr", "snr_gamma": 6.0}
-"""Denoising errors about as the shipped pipeline was trained on them: ``min(snr, 6)`` times the picture's error."""
+WEIGHTED = {"weighting": "sample"}
+"""Denoising errors in units of the picture, at every noise level alike.  Weighted by the signal-to-noise ratio, as the
+pipeline was trained, levels at which the layout can already be seen outweigh those at which it is decided."""
+
+LORA: dict[str, Any] = {
+    "model.lora_r": 16,
+    "model.lora_alpha": 32,
+    "model.lora_target_modules": ("to_v", "to_out.0"),
+}
+"""What trains in every arm, as the papers train LoRA on attention.  Scores of the last layer's weights are nearly all
+noise: over 512 pictures its gradients of two halves had a cosine of -.09, those of the values read from prompts .42."""
 
 _BASE: dict[str, Any] = {
+    **LORA,
     "model.options": WEIGHTED,
     "modality": "diffusion",
     "guard.enabled": False,
     "data.world": "drawings",
     "data.n_train": 512,
     "sft.per_device_train_batch_size": BATCH,
-    "sft.learning_rate": 1e-4,
+    "sft.learning_rate": 1e-3,
     "reward.name": "drawings",
     "evaluate.tasks": ["drawings"],
-    "evaluate.n": 96,
+    "evaluate.n": 150,
     "evaluate.temperatures": [1.0],
-    "evaluate.batch_size": 96,
+    "evaluate.batch_size": 150,
     "evaluate.max_new_tokens": 10,
 }
 DDPO: dict[str, Any] = {
-    "grpo.max_steps": 8,
-    "grpo.rollout_batch_size": 8,
-    "grpo.num_generations": PICTURES // 8,
-    "grpo.per_device_train_batch_size": PICTURES,
-    "grpo.num_minibatches": 2,
-    "grpo.learning_rate": 1e-4,
+    "grpo.max_steps": 30,
+    "grpo.rollout_batch_size": PICTURES // 8,
+    "grpo.num_generations": 8,
+    "grpo.per_device_train_batch_size": 64,
+    "grpo.num_minibatches": 1,
+    "grpo.learning_rate": 1e-3,
     "grpo.warmup_ratio": 0.0,
     "grpo.kl_coef": 0.0,
     "grpo.kl_estimator": "exact",
@@ -70,10 +84,10 @@ DDPO: dict[str, Any] = {
     "grpo.dense_advantages": False,
     "grpo.max_completion_length": 10,
     "grpo.save_steps": 1000,
-    "model.options": {**WEIGHTED, "train_fraction": 0.34},
+    "model.options": {**WEIGHTED, "train_until": 0.5},
 }
-"""DDPO as a setting of stage ``grpo``: no KL, the clip derived from the mean reduction, 3 of 9 steps trained.  No arm
-is updated while those are 30 nats from its start, so that controls are compared at about one distance."""
+"""DDPO as a setting of stage ``grpo``: no KL, a clip derived from the mean reduction, the first 5 of 10 steps trained:
+they decide the layout.  No arm is updated while those are 30 nats from its start, so that no control runs away."""
 
 
 def _start(clip: bool) -> Arm:

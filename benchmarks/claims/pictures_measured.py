@@ -44,7 +44,7 @@ def measure(stage: str | None = None, *, clip: bool = False) -> Callable[[RunCon
             raise UserError(f"{final}: is not there, so there is no policy to measure")
         model, rows = ctx.load_model(str(final or ctx.base_model())), ctx.rows("validation", PROMPTS)
         decoding = {**ctx.cfg.model.options, **ctx.cfg.evaluate.options}
-        ctx.adapter.configure({**decoding, "score": "auto", "train_fraction": 1.0})  # type: ignore[attr-defined]
+        ctx.adapter.configure({**decoding, "score": "auto", "train_fraction": 1.0, "train_until": 1.0})  # type: ignore[attr-defined]
         rng = generator(ctx.cfg.seed, "claims", "measured")
         drawn: Rollout = ctx.adapter.sample(model, rows, EACH, rng)  # type: ignore[attr-defined]
         rewards: dict[str, Reward] = {

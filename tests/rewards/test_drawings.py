@@ -37,13 +37,13 @@ def rollout(prompts: list[str], pictures: list[Any], steps: int = 4) -> Rollout:
 
 
 CASES = [
-    ([(*RED, 0), (*BLUE, 1)], 0.6 + 0.4 + 0.5),
+    ([(*RED, 0), (*BLUE, 1)], 0.6 + 0.4 + 1.0),
     ([(*RED, 1), (*BLUE, 0)], 0.6),
     ([(*RED, 0)], 0.6 * 2 / 3),
-    ([(*RED, 0), (*BLUE, 1), (*GREEN, 2)], 0.6 * 0.8 + 0.4 - 0.2),
-    ([(*RED, 0), (*BLUE, 1), (*RED, 2), (*BLUE, 3)], 0.6 * 4 / 6 + 0.4 - 0.4),
+    ([(*RED, 0), (*BLUE, 1), (*GREEN, 2)], 0.6 * 0.8 + 0.4 - 0.1),
+    ([(*RED, 0), (*BLUE, 1), (*RED, 2), (*BLUE, 3)], 0.6 * 4 / 6 + 0.4 - 0.2),
     ([], 0.0),
-    ([("blue", "circle", 0), ("red", "square", 1)], -0.4),
+    ([("blue", "circle", 0), ("red", "square", 1)], -0.2),
 ]
 
 
@@ -63,20 +63,28 @@ def test_one_flaw_always_costs() -> None:
         DrawingTruth()(rollout(prompts, [getattr(row, side) for row in rows])).per_step.sum(1)
         for side in ("chosen", "rejected")
     )
-    assert torch.allclose(good, torch.full_like(good, 1.5)) and bool((bad <= 1.0 - 1e-6).all())
+    assert torch.allclose(good, torch.full_like(good, 2.0)) and bool((bad <= 1.0 - 1e-6).all())
 
 
 def test_drawing_everything_does_not_pay() -> None:
     every = picture(*[(*RED, 0), (*BLUE, 1), (*GREEN, 2), ("yellow", "triangle", 3)])
     some = picture((*RED, 0))
     everything, one = DrawingTruth()(rollout(["a red circle"] * 2, [every, some])).per_step.sum(1)
-    assert one == 1.5 and everything < 0
+    assert one == 2.0 and everything == pytest.approx(0.4 - 0.3)
+
+
+def test_leaving_out_what_was_asked_for_does_not_pay() -> None:
+    """A stray thing costs less than the object whose absence would avoid it."""
+    for prompt in (LEFT, "a red circle and a blue square"):
+        whole, part = picture((*RED, 0), (*BLUE, 1), (*GREEN, 2)), picture((*RED, 0))
+        stray, alone = DrawingTruth()(rollout([prompt] * 2, [whole, part])).per_step.sum(1)
+        assert stray > alone
 
 
 def test_noise_earns_a_fine_and_options_weigh() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     batch = rollout(["a red circle"], [noise])
-    assert DrawingTruth()(batch).per_step.sum() == pytest.approx(-0.8)
+    assert DrawingTruth()(batch).per_step.sum() == pytest.approx(-0.4)
     assert DrawingTruth(extra_penalty=0.0)(batch).per_step.sum() == 0
     swapped = rollout([LEFT], [picture((*RED, 1), (*BLUE, 0))])
     assert DrawingTruth(relation_weight=0.0)(swapped).per_step.sum() == pytest.approx(1.0)
