@@ -6,13 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from mmalign.benchmarks.claims import dr_tune, eva, mhr, mhr_measured, spt
+from mmalign.benchmarks.claims import ast_adapters, ast_measured, dr_tune, eva, mhr, mhr_measured, spt
 from mmalign.benchmarks.claims.transfer_checks import above, counts
 from mmalign.claims.plan import arm_config, check_equal
 from mmalign.claims.results import Cell
 from mmalign.config.load import load_config
+from mmalign.config.transfer import TransferConfig
+from mmalign.engine.transfer.fitting import Examples, FitPlan, fit
+from mmalign.engine.transfer.prepare import prepare
 from mmalign.pipeline.run import open_run
+from mmalign.tuners.adapters import AdapterPart
 
 
 class Canned:
@@ -117,3 +122,59 @@ def test_skills_learnt_together_and_moved(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert found["mhr/trained"] == lora + layers * rows * 4 * 4
     assert found["mhr_z/few"] == layers * rows * 4 * 4 and found["mhr_mu/few"] == lora / 4
     assert all(0.3 < found[f"{name}/mean"] <= 1.0 for name in mhr_measured.METHODS)
+
+
+def test_an_ast_is_tuned_in_every_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {
+        "PRETRAIN": 40,
+        "PRETRAIN_EPOCHS": 1,
+        "TRAIN": 20,
+        "VALIDATION": 12,
+        "TEST": 12,
+    }.items():
+        monkeypatch.setattr(ast_measured, name, value)
+    monkeypatch.setattr(ast_measured, "EPOCHS", 1)
+    monkeypatch.setattr(ast_measured, "TASKS", ("tempo",))
+    folder = tmp_path / "cell" / "ast"
+    ctx = open_run(load_config("mini-vtab", [f"--output_dir={folder}"]))
+    ast_measured.hear(ctx)
+    found = json.loads((folder / "measured.json").read_text())
+    assert (tmp_path / "pretrained" / "model.safetensors").is_file()
+    wide, blocks = 48, 3
+    assert found["bottleneck/trained"] == found["reference/trained"] == blocks * (2 * wide * 4 + 4 + wide)
+    assert found["conformer/trained"] == blocks * (2 * wide + 4 * (wide + 1) + 2 * 31 + 4 + 3 * wide)
+    assert found["linear/trained"] == 0 and found["full/trained"] > 60_000
+    assert all(0.0 <= found[f"{name}/mean"] <= 1.0 for name in ast_measured.ARMS)
+
+
+def test_an_adapter_as_in_the_reference_code_never_trains() -> None:
+    arm, data = ast_measured.ARMS["reference"], Examples(torch.randn(8, 100, 72), torch.arange(8) % 3)
+    cfg = TransferConfig.model_validate({"tuner": {"name": arm.tuner, "options": arm.options}})
+    ready = prepare(ast_measured.Spectral(3, 0), cfg, data, learning_rate=1e-2, seed=0)
+    ast_measured.never_trains(ready.model)
+    fit(ready.model, data, FitPlan(1e-2, epochs=3, batch_size=4, weight_decay=0.0))
+    parts = [module for module in ready.model.modules() if isinstance(module, AdapterPart)]
+    assert len(parts) == 3
+    for part in parts:
+        assert not part.down.weight.any() and not part.up.weight.any() and part.up.bias.abs().max() > 0
+
+
+def test_statements_on_audio_adapters_can_fail() -> None:
+    scores = {
+        "linear": 0.5,
+        "full": 0.8,
+        "lora": 0.7,
+        "bottleneck": 0.75,
+        "conformer": 0.79,
+        "reference": 0.55,
+    }
+    figures = {f"measured/{n}/task/{t}": [s, s + 0.01] for n, s in scores.items() for t in ast_measured.TASKS}
+    figures |= {
+        f"measured/{n}/trained": [c] * 2 for n, c in zip(scores, (0, 9e4, 2e3, 1e3, 2e3, 1e3), strict=True)
+    }
+    results = Canned({ast_adapters.ARM: figures})
+    assert all(s.check(results).verdict == "holds" for s in ast_adapters.CLAIM.statements)  # type: ignore[arg-type]
+    assert ast_adapters.above("linear", "conformer")(results).verdict == "fails"  # type: ignore[arg-type]
+    assert ast_adapters.at_most_below("lora", "full", 0.03)(results).verdict == "fails"  # type: ignore[arg-type]
+    figures["measured/conformer/trained"] = [1e4] * 2
+    assert ast_adapters.small_share(results).verdict == "fails"  # type: ignore[arg-type]
