@@ -15,12 +15,12 @@ from mmalign.pipeline.context import POLICY_STAGES
 from mmalign.pipeline.run import open_run, run_one
 
 if TYPE_CHECKING:
-    from mmalign.config.schema import PPOConfig, RunConfig, TransitionsConfig
+    from mmalign.config.schema import PPOConfig, RunConfig, TransferConfig, TransitionsConfig
 
 __all__ = ["StageEstimate", "dry_run", "estimate_table", "shrunk"]
 
 _ROWS = 2
-_TRAINING = ("sft", "feedback", "reward_model", *POLICY_STAGES)
+_TRAINING = ("sft", "feedback", "reward_model", *POLICY_STAGES, "transfer")
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def shrunk(cfg: RunConfig) -> RunConfig:
                     "n_heldout": _ROWS,
                 }
             ),
+            "transfer": _one_task(cfg) if "transfer" in cfg.stages else cfg.transfer,
             "guard": cfg.guard.model_copy(update={"n_rows": _ROWS}),
             "report_to": (),
         }
@@ -131,6 +132,23 @@ def _few_transitions(cfg: TransitionsConfig) -> TransitionsConfig:
     return cfg.model_copy(update={**small, "warmup_episodes": 0, "batch_size": 2 * _ROWS})
 
 
+def _one_task(cfg: RunConfig) -> TransferConfig:
+    """The first task, once over its pictures, nothing chosen."""
+    from mmalign.pipeline.stages.transfer import chosen_tasks, open_suite
+
+    first = chosen_tasks(open_suite(cfg.transfer), cfg.transfer)[0].name
+    small = {"tasks": (first,), "epochs": 1, "learning_rates": cfg.transfer.learning_rates[:1]}
+    return cfg.transfer.model_copy(update={**small, "selection_dir": None, "save_models": False})
+
+
+def _passes(cfg: TransferConfig) -> int:
+    """Passes over training pictures: every task once per rate that is tried, and once more."""
+    from mmalign.pipeline.stages.transfer import chosen_tasks, open_suite
+
+    tried = len(cfg.learning_rates) if len(cfg.learning_rates) > 1 else 0
+    return len(chosen_tasks(open_suite(cfg), cfg)) * cfg.epochs * (tried + 1)
+
+
 def _answers(cfg: RunConfig, stage: str) -> int:
     """How many answers the stage handles: what its cost is proportional to."""
     if stage == "feedback":
@@ -142,6 +160,8 @@ def _answers(cfg: RunConfig, stage: str) -> int:
         return int(section.max_steps * section.per_device_train_batch_size)
     if stage == "offline_rl":
         return cfg.offline_rl.max_steps * cfg.offline_rl.updates * cfg.offline_rl.batch_size
+    if stage == "transfer":
+        return _passes(cfg.transfer)
     if stage == "pathwise":
         return cfg.pathwise.max_steps * cfg.pathwise.rollout_batch_size
     if stage == "iterate":

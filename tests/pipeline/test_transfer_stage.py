@@ -12,6 +12,7 @@ import torch
 
 from mmalign.config.load import load_config
 from mmalign.errors import UserError
+from mmalign.pipeline.dry_run import _passes, dry_run, shrunk
 from mmalign.pipeline.run import run_recipe
 
 TASKS = ("digit-parity", "cells", "vehicle")
@@ -122,3 +123,14 @@ def test_errors_name_what_is_wrong(backbone: str, tmp_path: Path) -> None:
         settings(backbone, tmp_path, "--transfer.selection_dir=x")
     with pytest.raises(UserError, match=r"suite_options: suite mini-vtab"):
         run_recipe(settings(backbone, tmp_path / "b", "--transfer.suite_options={sed: 1}"))
+
+
+def test_a_dry_run_says_what_it_will_cost(
+    backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = settings(backbone, tmp_path, "--transfer.epochs=5")
+    dry_run(cfg)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("transfer")]
+    assert float(line.split()[3]) >= 0 and not list(tmp_path.iterdir())
+    assert _passes(cfg.transfer) == 3 * 5 * 3
+    assert _passes(shrunk(cfg).transfer) == 1

@@ -153,3 +153,17 @@ def test_poly() -> None:
         attach(vit(), "poly", {"splits": 7})
     with pytest.raises(UserError, match="carries no skills"), for_tasks(attach(vit(), "bitfit"), tasks):
         pass
+
+
+def test_lora_on_chosen_layers() -> None:
+    model = attach(vit(), "lora", {"r": 1, "targets": ["attn.qkv"]})
+    names = {name.rsplit(".lora_", 1)[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split("model.model.")[-1].split(".", 2)[2] for name in names} == {"attn.qkv"} and len(
+        names
+    ) == 2
+    eva = attach(vit(), "eva", {"r": 2, "targets": ["fc1", "fc2"]}, probe=losses("vit"))
+    assert sum(eva.peft_config["default"].rank_pattern.values()) == 2 * 4
+    with pytest.raises(
+        UserError, match=r"ends in 'attn.q'; known endings: attn.proj, attn.qkv, mlp.fc1, mlp.fc2"
+    ):
+        attach(vit(), "lora", {"targets": ["attn.q"]})

@@ -40,6 +40,8 @@ def run(ctx: RunContext) -> None:
     suite = open_suite(cfg)
     tasks = chosen_tasks(suite, cfg)
     results: list[TaskResult] = []
+    sink = ctx.sink(NAME)
+    sink.rewind(0)
     with step_progress("TRANSFER", len(tasks), show=("accuracy", "mean")) as shown:
         for number, task in enumerate(tasks, start=1):
             file = folder / "tasks" / f"{task.name}.json"
@@ -49,7 +51,11 @@ def run(ctx: RunContext) -> None:
             results.append(TaskResult(**read_json(file)))
             mean = sum(result.accuracy for result in results) / number
             shown(number, {"accuracy": results[-1].accuracy, "mean": mean})
-    _log_losses(ctx, results)
+    for epoch, losses in enumerate(zip(*(result.losses for result in results), strict=True), start=1):
+        sink.log(
+            {"loss": sum(losses) / len(losses)}, epoch
+        )  # the mean over tasks: the curve of report and claims
+    sink.close()
     figures = summary(results)
     write_json(folder / "results.json", {**figures, "results": [asdict(result) for result in results]})
     write_json(ctx.run_dir / "measured.json", _flat(figures, results))
@@ -132,15 +138,6 @@ def _rate(ctx: RunContext, run: TaskRun) -> tuple[float, dict[str, float]]:
     if kept is not None:
         write_json(kept, {"rate": rate, "tried": tried, "seed": seed})
     return rate, tried
-
-
-def _log_losses(ctx: RunContext, results: list[TaskResult]) -> None:
-    """Mean training loss over the tasks, per epoch: the curve of the report and of claims."""
-    sink = ctx.sink(NAME)
-    sink.rewind(0)
-    for epoch, losses in enumerate(zip(*(result.losses for result in results), strict=True), start=1):
-        sink.log({"loss": sum(losses) / len(losses)}, epoch)
-    sink.close()
 
 
 def _flat(figures: Mapping[str, Any], results: list[TaskResult]) -> dict[str, float]:
