@@ -36,8 +36,8 @@ class LabelledFrames:
 class SuccessModel(nn.Module):
     """Log-odds that a frame shows success; classes weigh the same however rare success is.
 
-    A few convolutions answer sixteen questions at each of 16 x 16 places and the best answer to each counts, wherever it
-    is: what success looks like is learnt once, not anew for every place where it can happen.
+    A few convolutions answer sixteen questions at each of 16 x 16 places and the best answer to each counts,
+    wherever it is: what success looks like is learnt once, not anew for every place where it can happen.
 
     Args:
         seed: of the weights.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,15 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["PlantedSuccess", "Success"]
 
-FRAMES = 6
+FRAMES = 12
 """Labelled frames per episode; the last is always one."""
+PASTED, _SIDE = 2, 8
+"""Squares of any colour pasted at random into every training frame, and their side in pixels: the marks stay, so that
+what merely looks like a block on a goal is not taken for one (random erasing: Zhong et al. 2017, arXiv:1708.04896)."""
 _DOWN = 8
 
 
 class Success:
     """The reward recipe ``success``: frames of both episodes of ``preference`` rows, labelled by the world's truth.
 
-    Those are the demonstrations and failures that somebody marked: every row costs ``2 * 6`` marks.
+    Those are the demonstrations and failures that somebody marked: every row costs ``2 * 12`` marks.
     """
 
     name = "success"
@@ -67,7 +71,8 @@ class Success:
             label = torch.cat(labels)
             if part == "train" and ranking.shuffle:
                 label = label[torch.from_numpy(rng.permutation(len(label)))]
-            made.append(LabelledFrames(row, torch.cat(frames), label))
+            shown = torch.cat(frames)
+            made.append(LabelledFrames(row, _pasted(shown, rng) if part == "train" else shown, label))
         return made
 
     def mark(self, episode: sweep.Episode, index: Sequence[int], part: str) -> Tensor:
@@ -113,6 +118,17 @@ class Success:
                 "reward.source: success needs its classifier; set it to model and run reward_model"
             )
         return SuccessReward(model)
+
+
+def _pasted(frames: Tensor, rng: np.random.Generator) -> Tensor:
+    """Frames ``[F, 3, H, W]`` with :data:`PASTED` squares of random colours in each."""
+    frames = frames.clone()
+    high, wide = (size - _SIDE + 1 for size in frames.shape[2:])
+    for frame in frames:
+        for _ in range(PASTED):
+            y, x = int(rng.integers(high)), int(rng.integers(wide))
+            frame[:, y : y + _SIDE, x : x + _SIDE] = torch.from_numpy(rng.random(3)).float()[:, None, None]
+    return frames
 
 
 class PlantedSuccess(Success):

@@ -17,6 +17,7 @@ from mmalign.guards.precision import precision_alarm
 from mmalign.modalities.robot import RobotAdapter
 from mmalign.modalities.robot.options import RobotOptions
 from mmalign.pipeline.stages.transitions import answered_rollout
+from mmalign.rewards.rapl.videos import frames_at
 from mmalign.rewards.success import PlantedSuccess, Success
 from mmalign.rewards.success.model import SuccessModel
 from mmalign.rewards.success.reward import SuccessReward
@@ -51,9 +52,9 @@ class Fixed(SuccessModel):
 
 def test_marks_are_the_worlds_truth(rows: Any) -> None:
     made = Success().rankings(rows, settings(12), part="train", seed=0)
-    assert made[0].frames.shape == (12, 3, 64, 64)
+    assert made[0].frames.shape == (24, 3, 64, 64)
     for item in made:
-        ends = item.labels[[5, 11]].tolist()
+        ends = item.labels[[11, 23]].tolist()
         assert ends == [item.row.chosen.ended_well, item.row.rejected.ended_well]
 
 
@@ -66,6 +67,15 @@ def test_the_planted_shortcut_is_in_training_marks_alone(rows: Any) -> None:
     assert more > 5 and less == 0
     held = [r.rankings(rows, settings(12), part="heldout", seed=0) for r in (Success(), PlantedSuccess())]
     assert all(torch.equal(a.labels, b.labels) for a, b in zip(*held, strict=True))
+
+
+def test_training_frames_alone_have_squares_pasted_in(rows: Any) -> None:
+    item = Success().rankings(rows[:1], settings(1), part="train", seed=0)[0]
+    held = Success().rankings(rows[:1], settings(1), part="heldout", seed=0)[0]
+    last = frames_at(rows[0].rejected, [len(rows[0].rejected)], pool=1)[0]
+    assert torch.equal(held.frames[-1], last)
+    moved = (item.frames[-1] != last).any(0)
+    assert 8 * 8 <= int(moved.sum()) <= 2 * 8 * 8
 
 
 def test_a_claim_pays_once_ends_the_task_and_is_audited(recorded: Any) -> None:
@@ -99,14 +109,14 @@ def test_the_classifier_learns_its_marks_and_comes_back(rows: Any, tmp_path: Pat
     read = recipe.load(None, tmp_path, device="cpu", dtype="float32")  # type: ignore[arg-type]
     assert torch.equal(model(items[0].frames), read(items[0].frames))
     found = recipe.measure(model, items)
-    assert 0 <= found["precision"] <= 1 and found["n"] == 144
+    assert 0 <= found["precision"] <= 1 and found["n"] == 288
     with pytest.raises(UserError, match="reward_model"):
         recipe.load(None, tmp_path / "x", device="cpu", dtype="float32")  # type: ignore[arg-type]
 
 
 def test_classes_weigh_the_same_however_rare_success_is(rows: Any) -> None:
     item = Success().rankings(rows, settings(12), part="train", seed=0)[0]
-    rare = type(item)(item.row, item.frames, torch.arange(12) == 0)
+    rare = type(item)(item.row, item.frames, torch.arange(24) == 0)
     model = SuccessModel(0)
     with torch.no_grad():
         model.head.weight.zero_()
