@@ -13,7 +13,7 @@ from mmalign.claims.rules import rises
 __all__ = ["CLAIM"]
 
 DPO = {
-    "dpo.max_steps": 60,
+    "dpo.max_steps": 100,
     "dpo.per_device_train_batch_size": 32,
     "dpo.learning_rate": 1e-3,
     "dpo.beta": 2000.0,
@@ -89,7 +89,7 @@ CLAIM = claim(
         ),
     ),
     changes=DPO,
-    sft_steps=80,
+    sft_steps=133,
     quick={"dpo.max_steps": 2, "dpo.per_device_train_batch_size": 4, "dpo.n_heldout": 4},
     equal=("dpo", "reward"),
     vary=("dpo.shuffle_labels",),

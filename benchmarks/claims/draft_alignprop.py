@@ -97,7 +97,7 @@ CLAIM = claim(
         ),
     ),
     changes=DRAFT,
-    sft_steps=16 * 32 * 17 // (3 * 64),
+    sft_steps=16 * 32 * 43 // (3 * 64),
     clip=True,
     quick={"pathwise.max_steps": 2, "pathwise.rollout_batch_size": 4},
     equal=("pathwise", "reward"),

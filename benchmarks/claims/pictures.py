@@ -75,7 +75,7 @@ DDPO: dict[str, Any] = {
     "grpo.num_generations": 8,
     "grpo.per_device_train_batch_size": 64,
     "grpo.num_minibatches": 1,
-    "grpo.learning_rate": 1e-3,
+    "grpo.learning_rate": 2e-3,
     "grpo.warmup_ratio": 0.0,
     "grpo.kl_coef": 0.0,
     "grpo.kl_estimator": "exact",
