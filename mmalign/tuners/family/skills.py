@@ -48,7 +48,14 @@ class Poly:
     Options = PolyOptions
 
     def plan(self, anatomy: Anatomy, options: PolyOptions, probe: Probe | None) -> Plan:
-        """peft's own ``PolyConfig``."""
+        """peft's own ``PolyConfig``.
+
+        Raises:
+            UserError: for a backbone whose layers do not read tokens ``[B, N, D]``, or widths that do not divide.
+        """
+        windows = any(hasattr(anatomy.modules[block.name], "window_size") for block in anatomy.blocks)
+        if windows or not all(block.is_attention for block in anatomy.blocks):
+            raise UserError("poly: peft's layer needs tokens [B, N, D], not windows or convolutions")
         layers = projections(anatomy)
         for name, layer in layers:
             if layer.in_features % options.splits or layer.out_features % options.splits:
