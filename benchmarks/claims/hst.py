@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.benchmarks.claims.checks import must, report
-from mmalign.benchmarks.claims.transfer_checks import EQUAL, GROUPS, SHARED, TABLES, above, tuned
+from mmalign.benchmarks.claims.transfer_checks import EQUAL, GROUPS, TABLES, above, tuned
 from mmalign.claims.definition import Arm, Claim, Verdict
 from mmalign.claims.results import Results
 from mmalign.claims.rules import over_seeds, rises
@@ -17,19 +17,21 @@ TRAINABLE, KEPT = "measured/cost/trainable", "measured/cost/saved_bytes"
 TOLERANCE, SHARE = 0.1, 0.15
 SIDE = {"widths": "[8, 12]", "heads": "[2, 2]"}
 LADDER = {"widths": "[6]", "heads": "[2]"}
-TASKS = ("digits", "grating-orientation", "shape-hue", "cells", "roads", "count", "distance", "orientation")
-"""Three natural, two specialised and three structured ones: all nineteen cost more than they would decide."""
+TASKS = ("digits", "shape-hue", "roads", "distance")
+"""Two natural tasks, a specialised and a structured one: all nineteen cost more than this machine gives."""
+EPOCHS, PIXEL_EPOCHS = 10, 15
+HEAD, WHOLE, PART, BESIDE = 1e-2, 3e-3, 1e-2, 3e-2
+"""Rates of the head alone, of every weight, of LoRA and adapters, and of side networks, chosen on validation (of ``count``,
+which is none of ``TASKS``, and of the pixels): a side network starts from nothing and wants the highest."""
 
 
-def _pixels(
-    name: str,
-    tuner: str,
-    text: str,
-    options: dict[str, Any] | None = None,
-    changes: dict[str, Any] | None = None,
-) -> Arm:
-    where = {"suite": "scenes-pixels", "tasks": ["classes"]}
-    return tuned(name, tuner, text, options, {**where, **(changes or {})})
+def _at(name: str, tuner: str, rate: float, text: str, options: dict[str, Any] | None = None) -> Arm:
+    return tuned(name, tuner, text, options, {"learning_rates": [rate]})
+
+
+def _pixels(name: str, tuner: str, text: str, options: dict[str, Any] | None = None) -> Arm:
+    where = {"suite": "scenes-pixels", "tasks": ["classes"], "epochs": PIXEL_EPOCHS}
+    return tuned(name, tuner, f"pixels: {text}", options, {**where, "learning_rates": [BESIDE]})
 
 
 def about_as_many(results: Results) -> Verdict:
@@ -59,31 +61,15 @@ CLAIM = Claim(
     title="A side network reads what a frozen backbone knows better than what is as small inside it",
     source="Lin et al. (2023), arXiv:2310.05393; Sung et al. (2022), arXiv:2206.06522",
     arms=(
-        tuned(
-            "linear",
-            "linear",
-            "control: a head on the frozen backbone",
-            changes={"learning_rates": [1e-2, 3e-2]},
-        ),
-        tuned("full", "full", "every weight", changes={"learning_rates": [1e-3, 3e-3]}),
-        tuned("lora", "lora", "LoRA of rank 3 in every projection", {"r": 3, "alpha": 3}),
-        tuned("adapter", "adaptformer", "AdaptFormer, 22 wide", {"hidden": 22, "scale": 1.0}),
-        tuned("hst", "hst", "side network, 8 and 12 channels at strides 4 and 8", SIDE),
-        tuned("lst", "lst", "detached: no gradient through the backbone", LADDER),
-        _pixels(
-            "pixels_linear",
-            "linear",
-            "pixels: linear on the frozen tokens",
-            changes={"learning_rates": [1e-2, 3e-2]},
-        ),
-        _pixels(
-            "pixels_full",
-            "full",
-            "pixels: every weight below a linear head",
-            changes={"learning_rates": [1e-3, 3e-3]},
-        ),
-        _pixels("pixels_hst", "hst", "pixels: side network with the dense head", {**SIDE, "head": "dense"}),
-        _pixels("pixels_lst", "lst", "pixels: detached, with the dense head", {**LADDER, "head": "dense"}),
+        _at("linear", "linear", HEAD, "control: a head on the frozen backbone"),
+        _at("full", "full", WHOLE, "every weight"),
+        _at("lora", "lora", PART, "LoRA of rank 3 in every projection", {"r": 3, "alpha": 3}),
+        _at("adapter", "adaptformer", PART, "AdaptFormer, 22 wide", {"hidden": 22, "scale": 1.0}),
+        _at("hst", "hst", BESIDE, "side network, 8 and 12 channels at strides 4 and 8", SIDE),
+        _at("lst", "lst", BESIDE, "detached: no gradient through the backbone", LADDER),
+        _pixels("pixels_linear", "linear", "a linear head on the frozen tokens"),
+        _pixels("pixels_hst", "hst", "side network with the dense head", {**SIDE, "head": "dense"}),
+        _pixels("pixels_lst", "lst", "detached, with the dense head", {**LADDER, "head": "dense"}),
     ),
     statements=(
         must(
@@ -100,16 +86,15 @@ CLAIM = Claim(
         report("R1", "HST above full fine-tuning", above("hst", "full")),
         report("R2", "HST above LoRA, mean of group means", above_by_groups),
         report("R3", "HST above the detached mode", above("hst", "lst")),
-        report("R4", "on pixels HST is above full fine-tuning", above("pixels_hst", "pixels_full")),
         report(
-            "R5", "on pixels the detached mode is above a linear head", above("pixels_lst", "pixels_linear")
+            "R4", "on pixels the detached mode is above a linear head", above("pixels_lst", "pixels_linear")
         ),
     ),
     recipe="mini-vtab",
-    overrides={**SHARED, "transfer.tasks": list(TASKS), "transfer.learning_rates": [3e-3, 1e-2]},
-    quick={"transfer.epochs": 1, "transfer.learning_rates": [3e-3]},
+    overrides={"transfer.tasks": list(TASKS), "transfer.epochs": EPOCHS},
+    quick={"transfer.epochs": 1},
     equal=EQUAL,
-    vary=("transfer.tuner", "transfer.suite", "transfer.tasks", "transfer.learning_rates"),
+    vary=("transfer.tuner", "transfer.suite", "transfer.tasks", "transfer.learning_rates", "transfer.epochs"),
     curves=("loss",),
     tables=TABLES,
     seeds=3,
