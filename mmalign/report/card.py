@@ -15,12 +15,16 @@ def model_card(run: Run) -> str:
     trained = [stage for stage in run.stages if stage not in ("evaluate", "report", "feedback")]
     parts += [
         f"Trained with mmalign, stages: {', '.join(trained) or 'none recorded'}."
-        f" Compared below: `{run.before or 'n/a'}` (before) and `{run.after or 'n/a'}` (after).",
+        + (
+            f" Compared below: `{run.before}` (before) and `{run.after or 'n/a'}` (after)."
+            if run.before
+            else ""
+        ),
         "",
     ]
     if run.env.get("command"):
         parts += ["## Made with", "", "```", str(run.env["command"]).replace("```", "'''"), "```", ""]
-    parts += ["## Results", ""]
+    parts += ["## Results", "", *_transfer(run)] if run.transfer else ["## Results", ""]
     for section in headline_sections(run):
         parts += [f"### {section.task}, {section.setting} (n = {section.n})", ""]
         parts += ["| metric | before | after | paired difference | |", "|---|---|---|---|---|"]
@@ -40,6 +44,19 @@ def model_card(run: Run) -> str:
     if run.config:
         parts += ["## Configuration", "", "```yaml", run.config.rstrip().replace("```", "'''"), "```", ""]
     return "\n".join(parts)
+
+
+def _transfer(run: Run) -> list[str]:
+    """Test scores of stage ``transfer`` and both averages."""
+    average = run.transfer["average"]
+    rows = [
+        f"| {one['task']} | {one['group']} | {100 * one['accuracy']:.1f} |" for one in run.transfer["results"]
+    ]
+    ends = [
+        f"Mean over tasks {100 * average['tasks']:.1f} %, mean of group means {100 * average['groups']:.1f} %; rates",
+        "were chosen on validation, the test was looked at once.",
+    ]
+    return ["| task | group | test, % |", "|---|---|---|", *rows, "", *ends, ""]
 
 
 def _row(line: Line) -> str:

@@ -60,7 +60,12 @@ def test_protocol_averages_and_report(backbone: str, tmp_path: Path) -> None:
     assert measured["average/tasks"] == pytest.approx(sum(by.values()) / 3)
     assert measured["task/cells"] == found["results"][1]["accuracy"]
     page = (tmp_path / "report.html").read_text()
-    assert "digit-parity" in page and "mean of the group means" in page
+    assert "digit-parity" in page and "mean of the group means" in page and "tuned to 3 tasks" in page
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert (
+        f"| cells | specialised | {100 * measured['task/cells']:.1f} |" in card
+        and "before" not in card.split("## Use")[0]
+    )
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(backbone: str, tmp_path: Path) -> None:
