@@ -21,8 +21,8 @@ TASKS = ("digits", "shape-hue", "roads", "distance")
 """Two natural tasks, a specialised and a structured one: all nineteen cost more than this machine gives."""
 EPOCHS, PIXEL_EPOCHS = 10, 15
 HEAD, WHOLE, PART, BESIDE = 1e-2, 3e-3, 1e-2, 3e-2
-"""Rates of the head alone, of every weight, of LoRA and adapters, and of side networks, chosen on validation (of ``count``,
-which is none of ``TASKS``, and of the pixels): a side network starts from nothing and wants the highest."""
+"""Rates of the head alone, of every weight, of LoRA and adapters, and of side networks, chosen on validation: of
+``count``, which is none of ``TASKS``, and of the pixels.  A side network starts from nothing and wants the highest."""
 
 
 def _at(name: str, tuner: str, rate: float, text: str, options: dict[str, Any] | None = None) -> Arm:
