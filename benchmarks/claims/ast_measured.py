@@ -29,8 +29,13 @@ __all__ = ["ARMS", "FILE", "LEARNT", "TASKS", "Spectral", "hear", "never_trains"
 FILE = "measured.json"
 LEARNT, TASKS = ("timbre", "register", "dynamics"), ("tempo", "mode", "contour")
 """What the backbone is pretrained to tell, and what it is tuned to."""
-SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96}
-PATCHES = {"patch_size": 12, "frequency_stride": 12, "time_stride": 10}
+SIZES: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 96,
+}
+PATCHES: dict[str, Any] = {"patch_size": 12, "frequency_stride": 12, "time_stride": 10}
 PRETRAIN, PRETRAIN_EPOCHS = 2000, 8
 TRAIN, VALIDATION, TEST, EPOCHS = 400, 200, 600, 6
 RATES = (3e-3, 1e-2)
