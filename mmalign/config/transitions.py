@@ -80,9 +80,8 @@ class TransitionsConfig(Section):
     """The same in online steps; unchanged when null."""
     bc_weight: NonNegative = 0.0
     """Weight of the likelihood of recorded actions beside the policy's loss, in offline steps."""
-    self_imitation: NonNegative = 0.0
-    """Weight, in online steps, of the likelihood of recorded and own actions by how much more they came to than the
-    critics expect of the policy."""
+    bc_weight_online: NonNegative = 0.0
+    """The same in online steps, of recorded and own actions, those alone that a reward came after (return above 0)."""
     alpha: Positive = 0.1
     """Weight of the entropy, at first."""
     tune_alpha: Bool = True

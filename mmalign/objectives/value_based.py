@@ -14,8 +14,8 @@ __all__ = [
     "conservative_penalty",
     "expectile_loss",
     "monte_carlo_returns",
+    "rewarded_cloning_loss",
     "sac_actor_loss",
-    "self_imitation_loss",
     "td_loss",
     "td_target",
     "temperature_loss",
@@ -223,22 +223,21 @@ def advantage_weights(advantage: Tensor, temperature: float, largest: float = 10
     return torch.exp((temperature * advantage.detach()).clamp(max=math.log(largest)))
 
 
-def self_imitation_loss(logp: Tensor, mc_return: Tensor, value: Tensor) -> Tensor:
-    """Likelihood of actions that came to more than was expected, ``-mean(log pi(a) * max(R - V, 0))``.
+def rewarded_cloning_loss(logp: Tensor, mc_return: Tensor) -> Tensor:
+    """Minus the likelihood of actions that a reward came after, ``-mean(log pi(a) * 1[R > 0])``.
 
-    *Reference:* Oh et al., self-imitation learning (2018, arXiv:1806.05635), eq. 2. *Differs from paper:* V is the
-    critics' value of the policy's own action, not a network of its own; no prioritised replay.
+    *Reference:* self-imitation, Oh et al. (2018, arXiv:1806.05635), eq. 2. *Differs from paper:* weight 1 where the
+    return is above 0, not ``max(R - V, 0)``, which dies out as the values become right.
 
     Args:
         logp: ``[B]`` of the actions that were taken, with gradient.
         mc_return: ``[B]`` what they came to.
-        value: ``[B]`` what was expected; detached here.
 
     Raises:
         ValueError: on shapes that differ.
     """
-    check_floats({"logp": logp, "mc_return": mc_return, "value": value}, 1)
-    return -(logp * (mc_return - value.detach()).clamp_min(0.0)).mean()
+    check_floats({"logp": logp, "mc_return": mc_return}, 1)
+    return -(logp * (mc_return > 0)).mean()
 
 
 def _check_terminal(flags: Tensor, like: Tensor) -> None:

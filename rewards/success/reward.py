@@ -11,7 +11,7 @@ from mmalign.types import Rollout, StepReward
 
 __all__ = ["THRESHOLD", "SuccessReward"]
 
-THRESHOLD = 7.0
+THRESHOLD = 5.0
 """Log-odds above which a frame counts as success: a wrong claim ends an episode and is paid, a missed one is not.
 High, for training gave both classes the same weight, and an episode is looked at twenty times."""
 

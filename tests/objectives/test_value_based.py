@@ -14,8 +14,8 @@ from mmalign.objectives.value_based import (
     conservative_penalty,
     expectile_loss,
     monte_carlo_returns,
+    rewarded_cloning_loss,
     sac_actor_loss,
-    self_imitation_loss,
     td_loss,
     td_target,
     temperature_loss,
@@ -231,10 +231,11 @@ def test_bad_arguments_are_named() -> None:
             call()
 
 
-def test_self_imitation_follows_what_came_to_more_than_expected() -> None:
+def test_cloning_of_what_was_rewarded_leaves_the_rest_alone() -> None:
     logp = torch.tensor([-1.0, -2.0, -3.0], requires_grad=True)
-    returns, value = torch.tensor([2.0, 1.0, 5.0]), torch.tensor([0.5, 1.5, 5.0], requires_grad=True)
-    loss = self_imitation_loss(logp, returns, value)
-    assert float(loss) == pytest.approx(1.5 / 3)  # only the first came to more, by 1.5
+    loss = rewarded_cloning_loss(logp, torch.tensor([2.0, 0.0, 0.5]))
+    assert float(loss) == pytest.approx(4 / 3)
     loss.backward()
-    assert torch.allclose(logp.grad, torch.tensor([-0.5, 0.0, 0.0])) and value.grad is None
+    assert torch.allclose(logp.grad, torch.tensor([-1 / 3, 0.0, -1 / 3]))
+    with pytest.raises(ValueError, match="mc_return"):
+        rewarded_cloning_loss(logp, torch.zeros(2))

@@ -19,8 +19,8 @@ from mmalign.objectives.value_based import (
     advantage_weights,
     conservative_penalty,
     expectile_loss,
+    rewarded_cloning_loss,
     sac_actor_loss,
-    self_imitation_loss,
     td_loss,
     td_target,
     temperature_loss,
@@ -119,9 +119,9 @@ class Learner:
         if cfg.bc_weight and not online:
             cloned = self.adapter.action_logp(self.policy, batch.observation, batch.action)
             actor = actor - cfg.bc_weight * cloned.mean()
-        if cfg.self_imitation and online:
-            cloned = self.adapter.action_logp(self.policy, batch.observation, batch.action)
-            actor = actor + cfg.self_imitation * self_imitation_loss(cloned, batch.mc_return, q_policy)
+        if cfg.bc_weight_online and online:
+            taken = self.adapter.action_logp(self.policy, batch.observation, batch.action)
+            actor = actor + cfg.bc_weight_online * rewarded_cloning_loss(taken, batch.mc_return)
         next_action, next_logp = self._many(batch.next_observation, rng)
         q_data = self.critics(batch.observation, batch.action)
         target = self._target(batch, next_action, next_logp, alpha)
