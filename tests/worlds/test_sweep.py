@@ -9,6 +9,7 @@ import pytest
 
 from mmalign.errors import UserError
 from mmalign.worlds import sweep
+from mmalign.worlds.sweep.single import DEMOS
 
 STARTS = [sweep.Start(task, body, 7) for task in sweep.TASKS for body in sweep.EMBODIMENTS]
 
@@ -199,3 +200,15 @@ def test_an_episode_can_be_cut_drawn_and_saved(tmp_path: object) -> None:
 GOLDEN = [0.8997021973, -0.6509263133, 0.2225697007, -0.0156728084, 0.5938884241, 0.2354880427]
 GOLDEN += [-0.5576691506, 0.1052783918, -0.521635458, -0.7944824949]
 PIXELS = "160a1f7c451a40c19f3f9ecfbd745121502c8913049b3495eb4d21305be3f61e"
+
+
+def test_the_way_back_undoes_the_way_there() -> None:
+    there = sweep.layout([sweep.Start("goal", "gripper", k) for k in range(40)])
+    back = sweep.layout([sweep.Start("goal", "gripper", sweep.BACK + k) for k in range(40)])
+    assert there.goal[:, 1].min() >= 0.2 and back.goal[:, 1].max() <= 0.05 and back.goal[:, 1].min() >= -0.35
+    assert np.median(back.blocks[:, 0, 1]) > np.median(there.blocks[:, 0, 1]) + 0.15
+    recorded = DEMOS.rows("train", 6, 0, "caption")
+    assert [row.completion.start["seed"] >= sweep.BACK for row in recorded] == [False, True] * 3
+    assert all(row.meta["start"]["seed"] < sweep.BACK for row in DEMOS.rows("train", 6, 0, "start"))
+    other = [sweep.layout([sweep.Start("group", "gripper", seed)]) for seed in (sweep.BACK + 3,)]
+    assert np.abs(other[0].blocks[..., 1]).max() < 0.36  # no other task has a way back

@@ -74,3 +74,14 @@ def test_grpo_finds_its_own_densities_again_and_the_reward_rises(tmp_path: Path)
         sum(rewards[-5:]) / 5 > 0.5 * sum(rewards[:5]) / 5
     )  # the error halves at least; noise alone costs 0.04
     assert _metrics(run, "grpo", "episodes@T1")["return"]["value"] > -0.25
+
+
+def test_cloning_can_be_kept_to_the_first_rows(tmp_path: Path) -> None:
+    """Two rows alone, whatever follows them: the same weights from more rows of the same world."""
+    one = ["--stages", "[sft]", "--sft.max_steps", "2", "--sft.per_device_train_batch_size", "2"]
+    few, more = (
+        run_recipe(load_config("bc", [*one, *own, "--output_dir", str(tmp_path / own[-1])]))
+        for own in (["--data.n_train", "2"], ["--sft.n_train", "2", "--data.n_train", "9"])
+    )
+    weights = "stages/sft/final/model.safetensors"
+    assert (few / weights).read_bytes() == (more / weights).read_bytes()
