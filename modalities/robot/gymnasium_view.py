@@ -91,7 +91,9 @@ class GymnasiumEnvironment:
                     disable_env_checker=True,
                 )
             except ImportError as error:
-                raise UserError(f"model.options: environment: {self._id} is not installed ({error})") from None
+                raise UserError(
+                    f"model.options: environment: {self._id} is not installed ({error})"
+                ) from None
             except (gymnasium.error.Error, TypeError) as error:
                 raise UserError(
                     f"model.options: environment: gymnasium has no {self._id!r} here ({error})"
