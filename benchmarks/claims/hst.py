@@ -26,7 +26,7 @@ HEAD, WHOLE, PART, BESIDE = 1e-2, 3e-3, 1e-2, 3e-2
 
 
 SEEDS = 2
-"""Seeds of the arms on mini-VTAB and of the detached mode on pixels; the two arms that D1 compares run on every seed."""
+"""Seeds of the arms on mini-VTAB and of the detached mode on pixels; the two arms of D1 run on every seed."""
 
 
 def _at(name: str, tuner: str, rate: float, text: str, options: dict[str, Any] | None = None) -> Arm:
