@@ -30,7 +30,6 @@ FLOW = {
     "grpo.kl_coef": 1e-4,
     "grpo.kl_estimator": "exact",
     "grpo.kl_ratio_correction": False,
-    "grpo.scale_rewards": "batch",
 }
 """Flow-GRPO as a setting of stage ``grpo``: the SDE, the exact KL in the loss, one standard deviation for the batch."""
 _FEW = {

@@ -59,7 +59,7 @@ _BASE: dict[str, Any] = {
     "modality": "diffusion",
     "guard.enabled": False,
     "data.world": "drawings",
-    "data.n_train": 512,
+    "data.n_train": 1024,
     "sft.per_device_train_batch_size": BATCH,
     "sft.learning_rate": 1e-3,
     "reward.name": "drawings",
@@ -76,10 +76,11 @@ DDPO: dict[str, Any] = {
     "grpo.per_device_train_batch_size": 64,
     "grpo.num_minibatches": 1,
     "grpo.learning_rate": 1e-3,
-    "grpo.warmup_ratio": 0.0,
+    "grpo.warmup_ratio": 0.1,
+    "grpo.scale_rewards": "batch",
     "grpo.kl_coef": 0.0,
     "grpo.kl_estimator": "exact",
-    "grpo.kl_budget": 1.5,
+    "grpo.kl_budget": 3.0,
     "grpo.kl_stop": 1e9,
     "grpo.dense_advantages": False,
     "grpo.max_completion_length": 10,
@@ -87,7 +88,7 @@ DDPO: dict[str, Any] = {
     "model.options": {**WEIGHTED, "train_until": 0.5},
 }
 """DDPO as a setting of stage ``grpo``: no KL, a clip derived from the mean reduction, the first 5 of 10 steps trained:
-they decide the layout.  No arm is updated while those are 1.5 nats from its start, so that no control runs away."""
+they decide the layout.  No arm is updated while those are 3 nats from its start, so that no control runs away."""
 
 
 def _start(clip: bool) -> Arm:
