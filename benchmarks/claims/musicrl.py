@@ -14,9 +14,9 @@ from mmalign.claims.definition import Arm, Claim
 __all__ = ["CLAIM"]
 
 START_BEST = {"guidance": 2.5, "temperature": 0.7}
-"""The start's best decoding, chosen on validation captions (docs/objectives/musicrl.md has the table)."""
+"""The start's best decoding, chosen on validation captions (docs/worlds/tunes.md has the table)."""
 ALIGNED_BEST = {"guidance": 2.5, "temperature": 0.7}
-"""The same of the policies that MusicRL trained."""
+"""The same of the policies that MusicRL trained, of two that were tried (docs/objectives/musicrl.md)."""
 
 
 def _decoded(guidance: float, temperature: float) -> dict[str, Any]:

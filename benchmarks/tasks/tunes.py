@@ -101,12 +101,13 @@ class Tunes(CompositeTask):
         found, measured = attributes_heard(judge, bands)[0], measured_attributes(bands)[0]
         asked: Mapping[str, str] = row.meta["asked"]
         loudness = float(20 * np.log10(float(bands.exp().pow(2).sum(2).mean().sqrt()) + 1e-9))
-        scores: dict[str, float] = {
+        scores: dict[str, float] = {  # what is asked first: reports show scores in this order
+            "adherence": sum(found[name] == value for name, value in asked.items()) / len(asked),
+            "all_right": float(all(found[name] == value for name, value in asked.items())),
             "mos": float(quality.score(bands)[0]),
             "cosine": float(towers.cosine([str(row.prompt)], bands)[0]),
             "level_db": loudness,
             "silent": float(loudness < _SILENT_DB),
-            "all_right": float(all(found[name] == value for name, value in asked.items())),
         }
         for name in _NAMES:
             scores[f"asked_{name}"] = int(name in asked)

@@ -68,7 +68,7 @@ class CaptionNoise:
         random: chance of any mention to be drawn anew among all values of its attribute.
     """
 
-    habit: float = 0.45
+    habit: float = 0.65
     random: float = 0.08
 
 

@@ -20,8 +20,8 @@ _STEADY = 0.75
 """Share of the steps at the highest learning rate."""
 
 
-def rate_at(step: int, total: int, warmup: int = 100) -> float:
-    """Share of the learning rate: linear warm-up, steady until three quarters, then ``1 - sqrt`` down to 0.
+def rate_at(step: int, total: int, warmup: int = 100, steady: float = _STEADY) -> float:
+    """Share of the learning rate: linear warm-up, steady for a share of the steps, then ``1 - sqrt`` down to 0.
 
     Steps of the steady phase do not depend on ``total``, so a run may be made shorter or longer until its decay begins.
 
@@ -30,7 +30,7 @@ def rate_at(step: int, total: int, warmup: int = 100) -> float:
     """
     if step < warmup:
         return (step + 1) / warmup
-    bend = _STEADY * total
+    bend = steady * total
     return 1.0 if step < bend else 1 - math.sqrt((step + 1 - bend) / (total + 1 - bend))
 
 
@@ -41,6 +41,7 @@ def fit(
     steps: int,
     lr: float,
     weight_decay: float = 0.01,
+    steady: float = _STEADY,
     checkpoint: Path | None = None,
     every: int = 250,
     after: Callable[[int, float], None] | None = None,
@@ -53,6 +54,7 @@ def fit(
         steps: optimisation steps in all.
         lr: highest learning rate.
         weight_decay: of AdamW, on matrices only.
+        steady: share of the steps at the highest rate.
         checkpoint: file of weights, optimiser state and step; written every ``every`` steps, in one move.
         every: steps between checkpoints and calls of ``after``.
         after: called as ``after(steps_done, mean_loss)``.
@@ -69,12 +71,12 @@ def fit(
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
-    first, spent, total = *_resumed(checkpoint, model, optimizer, steps), 0.0
+    first, spent, total = *_resumed(checkpoint, model, optimizer, steps, steady), 0.0
     start = time.process_time() - spent
     model.train()
     for step in range(first, steps):
         for group in optimizer.param_groups:
-            group["lr"] = lr * rate_at(step, steps)
+            group["lr"] = lr * rate_at(step, steps, steady=steady)
         loss = loss_at(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -94,13 +96,13 @@ def fit(
 
 
 def _resumed(
-    checkpoint: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int
+    checkpoint: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, steady: float
 ) -> tuple[int, float]:
     """Restore what :func:`_keep` wrote; returns the next step and the CPU seconds spent so far."""
     if checkpoint is None or not checkpoint.is_file():
         return 0, 0.0
     kept = torch.load(checkpoint, weights_only=True)
-    if kept["steps"] != steps and kept["step"] > _STEADY * min(steps, kept["steps"]):
+    if kept["steps"] != steps and kept["step"] > steady * min(steps, kept["steps"]):
         raise UserError(
             f"{checkpoint}: belongs to a run of {kept['steps']} steps, not {steps}, and its rate decays already"
         )
