@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmalign.benchmarks.claims.control import SUCCESS, better, must, report
+from mmalign.benchmarks.claims.control import PROGRESS, SUCCESS, better, must, report
 from mmalign.claims.definition import Arm, Claim, Verdict
 from mmalign.claims.results import Results
 from mmalign.claims.rules import at_least
@@ -109,7 +109,8 @@ CLAIM = Claim(
     equal=("seed", "modality", "model", "data", "sft", "reward_model", "offline_rl", "evaluate"),
     vary=("reward.name", "reward_model.ranking.shuffle"),
     seeds=3,
-    tables={"success": SUCCESS},
+    tables={"success": SUCCESS, "progress": PROGRESS},
+    curves=("collect/true", "collect/claimed", "collect/false_claim"),
     recorded=Path(__file__).parent / "verdicts" / "robofume.json",
 )  # fmt: skip
 """The claim, found through the registry as ``robofume``."""
