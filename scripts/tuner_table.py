@@ -41,10 +41,10 @@ def main() -> None:
 
 
 def _shown(entry: Mapping[str, Any], factor: float, digits: int) -> str:
-    """A mean over seeds, with its interval where it varies."""
+    """A mean over seeds; scores with their interval."""
     low, high = entry["ci_low"], entry["ci_high"]
     text = f"{factor * entry['mean']:,.{digits}f}"
-    if low is None or factor == 1.0 or high - low < 1e-9:
+    if low is None or factor != 100.0:
         return text
     return f"{text} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
 
