@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,6 @@ def _plan(plan: FitPlan, seed: int, run: TaskRun, part: str) -> FitPlan:
 @torch.no_grad()
 def _features(model: nn.Module, x: Tensor) -> Tensor:
     """What the head reads, ``[N, D]``."""
-    body: nn.Module = model.eval()
-    return torch.cat(
-        [body.forward_head(body.forward_features(part), pre_logits=True) for part in x.split(250)]
-    )  # type: ignore[operator]
+    body: Any = model.eval()
+    parts = [body.forward_head(body.forward_features(part), pre_logits=True) for part in x.split(250)]
+    return torch.cat(parts)

@@ -65,8 +65,8 @@ def digits(chosen: NDArray[np.int64], rng: np.random.Generator) -> Made:
     n, (book, target) = len(chosen), _digits()
     canvas = ground(n, rng, (0.1, 0.5), 0.2)
     padded = np.pad(book, ((0, 0), (1, 1), (1, 1)))
-    places = [uniform(rng, -0.25, 0.25, n) for _ in range(2)]
-    mask = stamped(padded, chosen, *places, uniform(rng, 0.6, 0.95, n), uniform(rng, -0.3, 0.3, n))
+    x0, y0 = uniform(rng, -0.25, 0.25, n), uniform(rng, -0.25, 0.25, n)
+    mask = stamped(padded, chosen, x0, y0, uniform(rng, 0.6, 0.95, n), uniform(rng, -0.3, 0.3, n))
     canvas = paint(canvas, mask, random_colours(rng, n, (0.1, 0.9), (0.65, 1.0)))
     return finish(canvas, rng, 0.08), target[chosen]
 

@@ -22,7 +22,7 @@ def _tone(
     return hsv(exact.astype(np.float32), s.astype(np.float32), v.astype(np.float32))
 
 
-def _disc(x0: Floats, y0: Floats, radius: Floats) -> Floats:
+def _disc(x0: Floats | float, y0: Floats | float, radius: Floats | float) -> Floats:
     x, y = grid()
     return cover(np.hypot(x - x0, y - y0) - radius)
 
@@ -35,8 +35,8 @@ def cells(n: int, rng: np.random.Generator) -> Made:
     nuclei = _tone(rng, n, 0.75, 0.5, 0.5, 0.05)
     for _ in range(16):
         seen = (rng.random((n, 1, 1)) < 0.8).astype(np.float32)
-        places = [uniform(rng, -1, 1, n) for _ in range(2)]
-        canvas = paint(canvas, seen * _disc(*places, uniform(rng, 0.08, 0.14, n)), nuclei)
+        x0, y0 = uniform(rng, -1, 1, n), uniform(rng, -1, 1, n)
+        canvas = paint(canvas, seen * _disc(x0, y0, uniform(rng, 0.08, 0.14, n)), nuclei)
     x, y = grid()
     way = uniform(rng, 0, 2 * np.pi, n)
     far = np.where(label[:, None, None] == 1, uniform(rng, 0.0, 0.3, n), uniform(rng, 0.75, 0.95, n))
@@ -120,7 +120,7 @@ def lesions(n: int, rng: np.random.Generator) -> Made:
     canvas = np.full((n, SIDE, SIDE, 3), 0.04, np.float32)
     eye = _tone(rng, n, 0.06, 0.6, 0.6, 0.04)
     shaded = eye[:, None, None] * (0.75 + 0.5 * band_noise(n, 2.0, 0.5, rng))[..., None]
-    canvas = paint(canvas, np.broadcast_to(_disc(0.0, 0.0, 0.98), (n, SIDE, SIDE)), shaded)  # type: ignore[arg-type]
+    canvas = paint(canvas, np.broadcast_to(_disc(0.0, 0.0, 0.98), (n, SIDE, SIDE)), shaded)
     x, y = grid()
     for _ in range(3):
         u, v = turned(x, y, uniform(rng, 0, 2 * np.pi, n))

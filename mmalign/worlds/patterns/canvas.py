@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ __all__ = [
 
 SIDE = 24
 """Width and height of a picture in pixels."""
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
+"""Numbers of any precision; what the functions of this world return is float32."""
 
 
 def grid() -> tuple[Floats, Floats]:
