@@ -93,5 +93,6 @@ CLAIM = claim(
     quick={"dpo.max_steps": 2, "dpo.per_device_train_batch_size": 4, "dpo.n_heldout": 4},
     equal=("dpo", "reward"),
     vary=("dpo.shuffle_labels",),
+    curves=("loss", "rewards/margins"),
 )
 """The claim, found through the registry as ``diffusion-dpo``."""

@@ -48,7 +48,7 @@ def training_stage(arm: Arm) -> str | None:
     return next(
         (
             name
-            for name in ("ppo", "grpo", "pathwise", "iterate", "offline_rl", "transfer")
+            for name in ("ppo", "grpo", "dpo", "pathwise", "iterate", "offline_rl", "transfer")
             if name in arm.stages
         ),
         None,
