@@ -33,8 +33,8 @@ class DiffusionOptions(Section):
     """Share of an answer's random steps that are recorded, scored and trained, chosen at random for each answer."""
     train_until: Share = 1.0
     """Only steps in this first share of the chain are recorded.  A step's score has the variance of the signal-to-noise
-    ratio it gains, which grows without bound towards the end: the last steps draw detail, decide nothing, and drown what
-    the others say.  Where the layout is what a reward sees, 0.6 of a chain of ten leaves out 95 % of that variance."""
+    ratio it gains, which grows without bound towards the end: the last steps draw detail, decide no layout, and drown
+    what the others say (docs/modalities/diffusion.md)."""
     height: PositiveCount | None = None
     """Height of the pictures in pixels; null is the model's own."""
     width: PositiveCount | None = None

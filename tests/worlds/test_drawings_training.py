@@ -138,7 +138,9 @@ def test_habits_are_as_frequent_as_the_plan_says_and_nothing_else_is_wrong() -> 
     assert np.mean([c["exact"] for c in seen(0.0, 0.0)]) > 0.99
     always = seen(1.0, 1.0)
     assert not any(c["relation"] for c in always)
-    assert all(c["exact"] == (STRAY in w.things and not w.relation) for c, w in zip(always, wanted, strict=True))
+    assert all(
+        c["exact"] == (STRAY in w.things and not w.relation) for c, w in zip(always, wanted, strict=True)
+    )
 
 
 def test_rates() -> None:
