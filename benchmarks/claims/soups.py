@@ -47,7 +47,7 @@ def never_below_on_validation(results: Results) -> Verdict:
 
 
 def strangers_spoil(results: Results) -> Verdict:
-    """The mean of models without a common start loses at least 20 points to those models."""
+    """The mean of members without a common basis loses at least 20 points to those members."""
     alone, mixed = (
         results.per_start(ARM, f"measured/test/{name}") for name in ("strangers", "strangers_soup")
     )
@@ -71,7 +71,7 @@ CLAIM = Claim(
         must("E1", "greedy is never below the best member on validation", never_below_on_validation),
         must("S1", "the greedy soup beats the best member on the test", above("test/greedy", "test/best")),
         must("S2", "and on the shifted test", above("shift/greedy", "shift/best")),
-        must("C1", "models that share no start make no soup", strangers_spoil),
+        must("C1", "members whose channels stand in another order make no soup", strangers_spoil),
         report("R1", "the uniform soup beats the best member", above("test/uniform", "test/best")),
         report("R2", "the uniform soup beats it on the shifted test", above("shift/uniform", "shift/best")),
         report("R3", "the learned soup beats the best member", above("test/learned", "test/best")),

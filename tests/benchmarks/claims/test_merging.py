@@ -11,10 +11,12 @@ import torch
 from mmalign.benchmarks.claims import breadcrumbs, breadcrumbs_measured, hst, soups, soups_measured
 from mmalign.benchmarks.claims.breadcrumbs_measured import merge_tasks, random_masks
 from mmalign.benchmarks.claims.merging_measured import opened, shifted
-from mmalign.benchmarks.claims.soups_measured import pool
+from mmalign.benchmarks.claims.soups_measured import in_another_basis, pool
 from mmalign.config.load import load_config
 from mmalign.engine.transfer.fitting import FitPlan
 from mmalign.pipeline.run import open_run
+from mmalign.tuners.backbones import load_backbone
+from mmalign.tuners.merging import uniform_soup
 
 
 @pytest.fixture
@@ -23,7 +25,6 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setattr(module, "TASKS", ("cells", "digit-parity"))
     monkeypatch.setattr(soups_measured, "MEMBERS", 2)
     monkeypatch.setattr(soups_measured, "EPOCHS", (1,))
-    monkeypatch.setattr(soups_measured, "STRANGER_EPOCHS", 1)
     monkeypatch.setattr(soups_measured, "LEARNED_STEPS", 1)
     monkeypatch.setattr(breadcrumbs_measured, "SCALES", (0.3,))
     monkeypatch.setattr(breadcrumbs_measured, "TUNE", FitPlan(1e-3, 1))
@@ -56,6 +57,24 @@ def test_a_pool(small: Path) -> None:
         (found["cells/test/member"] + found["digit-parity/test/member"]) / 2
     )
     assert {"shift/ensemble", "test/learned", "test/strangers_soup", "ingredients"} <= set(found)
+
+
+def test_another_basis_is_the_same_function_and_no_partner_for_a_mean() -> None:
+    model = load_backbone("mini-vit", 5).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms that are 0 or 1 everywhere would hide a slip
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        pictures = torch.randn(3, 3, 24, 24)
+        want = model(pictures)
+        moved = in_another_basis(state, torch.randperm(48, generator=torch.Generator().manual_seed(0)))
+        model.load_state_dict(moved)
+        torch.testing.assert_close(model(pictures), want, atol=1e-4, rtol=1e-4)
+        assert any(not torch.equal(moved[name], value) for name, value in state.items())
+        model.load_state_dict(uniform_soup([state, moved]))
+        assert float((model(pictures) - want).norm() / want.norm()) > 0.3
+    with pytest.raises(ValueError, match="not a weight of a plain timm ViT"):
+        in_another_basis({"norm.weight": torch.ones(4), "stem.conv": torch.ones(4)}, torch.arange(4))
 
 
 def test_merged_tasks(small: Path) -> None:
