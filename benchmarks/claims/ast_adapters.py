@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmalign.benchmarks.claims.ast_measured import ARMS, TASKS, hear
 from mmalign.benchmarks.claims.checks import Check, must, report
+from mmalign.benchmarks.claims.transfer_checks import pooled
 from mmalign.claims.definition import Arm, Claim, Verdict
 from mmalign.claims.results import Results
 from mmalign.claims.rules import at_least, rises
@@ -16,15 +17,7 @@ ARM = "ast"
 
 
 def _gaps(results: Results, way: str, other: str, margin: float = 0.0) -> dict[str, list[float]]:
-    return {
-        "pairs": [
-            results.value(ARM, f"measured/{way}/task/{task}", cell)
-            - results.value(ARM, f"measured/{other}/task/{task}", cell)
-            + margin
-            for task in TASKS
-            for cell in results.cells(ARM)
-        ]
-    }
+    return pooled(results, ARM, [(f"{way}/task/{task}", f"{other}/task/{task}") for task in TASKS], margin)
 
 
 def above(way: str, other: str) -> Check:

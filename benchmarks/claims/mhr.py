@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmalign.benchmarks.claims.checks import Check, must, report, shown_beside
 from mmalign.benchmarks.claims.mhr_measured import METHODS, NEW, multitask
+from mmalign.benchmarks.claims.transfer_checks import pooled
 from mmalign.claims.definition import Arm, Claim, Verdict
 from mmalign.claims.results import Results
 from mmalign.claims.rules import at_least, rises
@@ -16,16 +17,10 @@ ARM = "skills"
 TOLERANCE = 0.05
 
 
-def _gaps(results: Results, method: str, other: str) -> dict[str, list[float]]:
+def _gaps(results: Results, method: str, other: str, margin: float = 0.0) -> dict[str, list[float]]:
     """Difference of the test accuracy per new task and seed."""
-    return {
-        "pairs": [
-            results.value(ARM, f"measured/{method}/task/{task}", cell)
-            - results.value(ARM, f"measured/{other}/task/{task}", cell)
-            for task in NEW
-            for cell in results.cells(ARM)
-        ]
-    }
+    names = [(f"{method}/task/{task}", f"{other}/task/{task}") for task in NEW]
+    return pooled(results, ARM, names, margin)
 
 
 def above(method: str, other: str) -> Check:
@@ -35,12 +30,7 @@ def above(method: str, other: str) -> Check:
 
 def not_far_below(method: str, other: str, margin: float) -> Check:
     """A method is at most ``margin`` below another with its whole interval."""
-
-    def check(results: Results) -> Verdict:
-        return at_least({k: [gap + margin for gap in v] for k, v in _gaps(results, method, other).items()}, 0.0,
-                        unit="points")  # fmt: skip
-
-    return check
+    return lambda results: at_least(_gaps(results, method, other, margin), 0.0, unit="points")
 
 
 def about_as_many(results: Results) -> Verdict:

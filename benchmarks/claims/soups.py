@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmalign.benchmarks.claims.checks import minus, must, report, shown_beside
 from mmalign.benchmarks.claims.soups_measured import TASKS, pool
+from mmalign.benchmarks.claims.transfer_checks import pooled
 from mmalign.claims.definition import Arm, Claim, Verdict
 from mmalign.claims.results import Results
 from mmalign.claims.rules import at_least, rises
@@ -20,27 +21,14 @@ def above(key: str, other: str) -> Callable[[Results], Verdict]:
     """One figure is above another over all pools, each a pair of seed and task that shares no model with another."""
 
     def check(results: Results) -> Verdict:
-        gaps = {
-            "pools": [
-                results.value(ARM, f"measured/{task}/{key}", cell)
-                - results.value(ARM, f"measured/{task}/{other}", cell)
-                for task in TASKS
-                for cell in results.cells(ARM)
-            ]
-        }
-        return rises(gaps)
+        return rises(pooled(results, ARM, [(f"{task}/{key}", f"{task}/{other}") for task in TASKS]))
 
     return check
 
 
 def never_below_on_validation(results: Results) -> Verdict:
     """On every task and seed the greedy soup's validation accuracy is at least the best member's."""
-    gaps = [
-        results.value(ARM, f"measured/{task}/val/greedy", cell)
-        - results.value(ARM, f"measured/{task}/val/best", cell)
-        for task in TASKS
-        for cell in results.cells(ARM)
-    ]
+    (gaps,) = pooled(results, ARM, [(f"{task}/val/greedy", f"{task}/val/best") for task in TASKS]).values()
     worst = min(gaps)
     text = f"smallest difference {100 * worst:.1f} points over {len(gaps)} pools"
     return Verdict("holds" if worst >= 0 else "fails", worst, text=text)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmalign.benchmarks.claims.checks import must, report
-from mmalign.benchmarks.claims.hst import TASKS as EIGHT
-from mmalign.benchmarks.claims.transfer_checks import EQUAL, SHARED, TABLES, above, counts, tuned
+from mmalign.benchmarks.claims.transfer_checks import EIGHT, EQUAL, SHARED, TABLES, above, counts, tuned
 from mmalign.claims.definition import Claim
 
 __all__ = ["CLAIM"]

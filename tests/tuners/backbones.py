@@ -97,3 +97,25 @@ def losses(name: str, n: int = 3) -> Callable[[nn.Module], Iterator[Tensor]]:
             yield nn.functional.cross_entropy(model(inputs(name, 4, 100 + seed)), torch.arange(4))
 
     return probe
+
+
+def build(backbone: str) -> nn.Module:
+    return BACKBONES[backbone][0]()
+
+
+def train(
+    model: nn.Module, backbone: str, answer: Callable[[Tensor], Tensor] | None = None, steps: int = 2
+) -> set[str]:
+    """A few steps on ``answer(x)``, the model's own by default; names of trainable tensors that never had a gradient."""
+    torch.manual_seed(0)
+    model.train()
+    silent = {name for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for step in range(steps):
+        optimizer.zero_grad()
+        out = (answer or model)(inputs(backbone, 4, 50 + step))
+        nn.functional.cross_entropy(out, torch.arange(4)).backward()
+        silent -= {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        optimizer.step()
+    model.eval()
+    return silent

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from backbones import BACKBONES, inputs, losses
+from backbones import BACKBONES, build, inputs, losses, train
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from mmalign.errors import UserError
 from mmalign.tuners import attach, declared_count, is_mergeable, part_states, trainable_count
 
 SIDE = {"widths": [8, 12], "heads": [2, 3], "stride": 4, "every": 1, "classes": 5}
+pytestmark = pytest.mark.usefixtures("one_path")
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "adapter": [{"hidden": 4}, {"hidden": 4, "place": "parallel", "act": "relu", "scale": 2.0}],
     "adaptformer": [{"hidden": 4}],
@@ -62,18 +63,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_path() -> Iterator[None]:
-    """Without gradient ``nn.MultiheadAttention`` takes another kernel, whose last bit differs."""
-    torch.backends.mha.set_fastpath_enabled(False)
-    yield
-    torch.backends.mha.set_fastpath_enabled(True)
-
-
-def build(backbone: str) -> nn.Module:
-    return BACKBONES[backbone][0]()
-
-
 def wrapped(tuner: str, k: int, backbone: str) -> PeftModel:
     return attach(build(backbone), tuner, OPTIONS[tuner][k], seed=3, probe=losses(backbone))
 
@@ -87,21 +76,6 @@ def refused(tuner: str, k: int, backbone: str) -> bool:
 def base_weights(model: nn.Module) -> dict[str, Tensor]:
     own = {id(p) for layer in part_states(model).values() for p in layer.mmalign_parts.parameters()}
     return {name: p.detach().clone() for name, p in model.named_parameters() if id(p) not in own}
-
-
-def train(model: PeftModel, backbone: str, steps: int = 2) -> set[str]:
-    """A few steps; names of trainable tensors that never had a gradient."""
-    torch.manual_seed(0)
-    model.train()
-    silent = {name for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for step in range(steps):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs(backbone, 4, 50 + step)), torch.arange(4)).backward()
-        silent -= {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-        optimizer.step()
-    model.eval()
-    return silent
 
 
 @pytest.mark.parametrize(("tuner", "k", "backbone"), CASES)

@@ -6,10 +6,11 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from mmalign.config.transfer import TransferConfig
 from mmalign.engine.atomic import write_folder
@@ -83,9 +84,13 @@ class TaskRun:
                 read = stacked(self.suite.data(self.task, name))
                 if sum(held.x.nbytes for held in _READ.values()) + read.x.nbytes <= _READ_BYTES:
                     _READ[key] = read
-            mean, std = normalisation(self.model(0))
+            mean, std = self._norm
             self._splits[name] = Examples((read.x - mean) / std, read.y)
         return self._splits[name]
+
+    @cached_property
+    def _norm(self) -> tuple[Tensor, Tensor]:
+        return normalisation(self.model(0))
 
     def model(self, seed: int) -> nn.Module:
         """The backbone with a new head."""

@@ -11,7 +11,7 @@ from mmalign.errors import UserError, nearest
 from mmalign.rng import derive_seed, numpy_generator
 from mmalign.types import Row
 from mmalign.worlds.drawings.prompts import CLASSES, COLORS, Wish, draw_wish
-from mmalign.worlds.drawings.scene import CELL, GRID, STRAY, draw, place, scene_for, strayed
+from mmalign.worlds.drawings.scene import CELL, STRAY, draw, free_cells, place, scene_for, strayed
 from mmalign.worlds.scenes.scene import Scene, SceneObject
 
 __all__ = ["FLAWS", "ROW_KINDS", "flawed", "flaws_of", "rows"]
@@ -47,7 +47,7 @@ def flawed(scene: Scene, wish: Wish, flaw: str, rng: np.random.Generator) -> Sce
     elif flaw == "count" and len(objects) > 1 and rng.random() < 0.5:
         objects.pop(k)
     elif flaw == "count":
-        free = sorted(set(range(GRID**2)) - {o.row * GRID + o.col for o in objects})
+        free = free_cells(objects)
         objects.append(place(chosen.color, chosen.cls, free[int(rng.integers(len(free)))], chosen.size))
     else:
         values, had = (COLORS, chosen.color) if flaw == "color" else (CLASSES, chosen.cls)

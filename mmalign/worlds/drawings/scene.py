@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 from mmalign.rng import derive_seed, numpy_generator
 from mmalign.worlds.drawings.prompts import Wish
 from mmalign.worlds.scenes.facts import relation_fact, verify
-from mmalign.worlds.scenes.render import RGB, WINDOW, shape_mask
+from mmalign.worlds.scenes.render import RGB, shape_mask, window_of
 from mmalign.worlds.scenes.scene import Scene, SceneObject
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "bound",
     "draw",
     "draw_array",
+    "free_cells",
     "place",
     "scene_for",
     "stands",
@@ -83,9 +84,14 @@ def scene_for(wish: Wish, seed: int, split: str) -> Scene:
             return scene
 
 
+def free_cells(objects: Iterable[SceneObject]) -> list[int]:
+    """The cells in which none of the objects stands, in raster order."""
+    return sorted(set(range(GRID**2)) - {o.row * GRID + o.col for o in objects})
+
+
 def strayed(scene: Scene, picks: Sequence[int]) -> Scene:
     """The scene with ``STRAY`` in a free cell; four large random numbers say how far off, where and how large."""
-    free = sorted(set(range(GRID**2)) - {o.row * GRID + o.col for o in scene.objects})
+    free = free_cells(scene.objects)
     dx, dy = (int(p % (2 * JITTER + 1)) - JITTER for p in picks[:2])
     thing = place(*STRAY, free[picks[2] % len(free)], ("small", "large")[picks[3] % 2], dx, dy)
     return replace(scene, objects=tuple(sorted((*scene.objects, thing), key=lambda o: (o.row, o.col))))
@@ -96,14 +102,12 @@ def draw_array(scene: Scene) -> NDArray[np.uint8]:
     rng = numpy_generator(scene.seed, "draw")
     background = rng.uniform(15, 65) + rng.uniform(-10, 10, 3)
     canvas = np.broadcast_to(background.astype(np.float32), (SIDE, SIDE, 3)).copy()
-    half = WINDOW // 2
     for obj in scene.objects:
         mask = shape_mask(obj.cls, RADIUS[obj.size])[..., None] * np.float32(obj.alpha)
         color = (np.array(RGB[obj.color]) + rng.uniform(-_TINT, _TINT, 3)).astype(np.float32)
-        top, left = obj.y - half, obj.x - half
-        y0, y1, x0, x1 = max(top, 0), min(top + WINDOW, SIDE), max(left, 0), min(left + WINDOW, SIDE)
-        a = mask[y0 - top : y1 - top, x0 - left : x1 - left]
-        canvas[y0:y1, x0:x1] = canvas[y0:y1, x0:x1] * (1 - a) + color * a
+        spot, window = window_of(obj, SIDE)
+        a = mask[window]
+        canvas[spot] = canvas[spot] * (1 - a) + color * a
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 

@@ -13,7 +13,7 @@ from mmalign.rng import numpy_generator
 from mmalign.worlds.scenes.scene import SIDE, Scene, SceneObject
 from mmalign.worlds.scenes.words import CLASSES
 
-__all__ = ["RADIUS", "RGB", "WINDOW", "class_map", "render", "render_array", "shape_mask"]
+__all__ = ["RADIUS", "RGB", "WINDOW", "class_map", "render", "render_array", "shape_mask", "window_of"]
 
 RGB = {
     "red": (220, 40, 40),
@@ -94,7 +94,7 @@ def _paint(canvas: NDArray[np.float32], obj: SceneObject, rng: np.random.Generat
     shade = np.ones((WINDOW, WINDOW, 1), np.float32)
     if obj.texture == "striped":
         shade[(np.arange(WINDOW) % 4) < 2] = 0.4
-    place, window = _window(obj)
+    place, window = window_of(obj)
     a = mask[window][..., None]
     paint = (shade * color)[window]
     canvas[place] = canvas[place] * (1 - a) + paint * a
@@ -105,10 +105,10 @@ def _visible(obj: SceneObject) -> NDArray[np.float32]:
     return _cover(shape_mask(obj.cls, RADIUS[obj.size]), obj.hidden, RADIUS[obj.size])
 
 
-def _window(obj: SceneObject) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where an object's window lies on the picture, and which part of the window that is."""
+def window_of(obj: SceneObject, side: int = SIDE) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where an object's window lies on a picture ``side`` pixels wide, and which part of the window that is."""
     top, left = obj.y - WINDOW // 2, obj.x - WINDOW // 2
-    y0, y1, x0, x1 = max(top, 0), min(top + WINDOW, SIDE), max(left, 0), min(left + WINDOW, SIDE)
+    y0, y1, x0, x1 = max(top, 0), min(top + WINDOW, side), max(left, 0), min(left + WINDOW, side)
     return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
@@ -119,7 +119,7 @@ def class_map(scene: Scene) -> NDArray[np.int64]:
     """
     found = np.zeros((SIDE, SIDE), dtype=np.int64)
     for obj in scene.objects:
-        place, window = _window(obj)
+        place, window = window_of(obj)
         found[place][_visible(obj)[window] >= 0.5] = CLASSES.index(obj.cls) + 1
     return found
 

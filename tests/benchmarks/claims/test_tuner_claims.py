@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmalign.benchmarks.claims import ast_adapters, ast_measured, dr_tune, eva, mhr, mhr_measured, spt
+from mmalign.benchmarks.claims import ast_adapters, ast_measured, dr_tune, eva, hst, mhr, mhr_measured, spt
 from mmalign.benchmarks.claims.transfer_checks import above, counts
+from mmalign.claims.definition import Claim
 from mmalign.claims.plan import arm_config, check_equal
 from mmalign.claims.results import Cell
 from mmalign.config.load import load_config
@@ -145,6 +146,14 @@ def test_an_ast_is_tuned_in_every_way(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert found["conformer/trained"] == blocks * (2 * wide + 4 * (wide + 1) + 2 * 31 + 4 + 3 * wide)
     assert found["linear/trained"] == 0 and found["full/trained"] > 60_000
     assert all(0.0 <= found[f"{name}/mean"] <= 1.0 for name in ast_measured.ARMS)
+
+
+@pytest.mark.parametrize("claim", [spt.CLAIM, hst.CLAIM])
+def test_a_recorded_claim_is_on_the_tasks_it_defines(claim: Claim) -> None:
+    assert claim.recorded is not None
+    recorded = json.loads(claim.recorded.read_text())["arms"]["lora"]
+    tasks = {name.removeprefix("measured/task/") for name in recorded if name.startswith("measured/task/")}
+    assert tasks == set(claim.overrides["transfer.tasks"])
 
 
 def test_an_adapter_as_in_the_reference_code_never_trains() -> None:
