@@ -39,9 +39,9 @@ CLAIM = claim(
         ),
         _trained(
             "hacked",
-            "no anchor, ten times the learning rate",
+            "no anchor, three times the learning rate",
             "pathwise",
-            {"pathwise.sft_coef": 0.0, "pathwise.learning_rate": 1e-2},
+            {"pathwise.sft_coef": 0.0, "pathwise.learning_rate": 3e-3},
             kind="baseline",
         ),
         _trained(

@@ -13,7 +13,8 @@ class PathwiseConfig(Section):
     """A reward that can be differentiated is followed through the last steps of the sampler.
 
     DRaFT-K is ``grad_steps: K``; AlignProp draws K for every step (``grad_steps_spread``); ReFL is one step and a
-    ``reward_cap``.  Which noise the last steps share and where ReFL stops are settings of the adapter.
+    ``reward_cap``.  Over how many draws of the last step DRaFT-LV averages and where ReFL stops are settings of the
+    adapter.
     """
 
     max_steps: Count = 100

@@ -88,7 +88,8 @@ class PathwiseTrainer:
         assert isinstance(self.adapter, Pathwise)
         rng = generator(self.seed, self.name, "sample", step, first)
         outputs = self.adapter.sample_differentiable(self.model, rows, rng, depth)
-        reward = self.reward.score(rows, outputs)
+        each = len(outputs) // len(rows)
+        reward = self.reward.score([row for row in rows for _ in range(each)], outputs)
         total = pathwise_loss(reward, cfg.reward_cap)
         metrics: dict[str, float | Tensor] = {
             "rewards/mean": reward.detach().mean(),

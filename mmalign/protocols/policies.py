@@ -132,7 +132,10 @@ class Pathwise(Protocol):
     def sample_differentiable(
         self, model: nn.Module, rows: Sequence[Row], rng: torch.Generator, grad_steps: int
     ) -> torch.Tensor:
-        """One answer per row, ``[B, ...]``, with gradient through the last ``grad_steps`` steps of the sampler only."""
+        """Answers ``[B * n, ...]`` with gradient through the last ``grad_steps`` steps of the sampler only.
+
+        Equally many per row, those of a row side by side; one, unless a setting of the adapter asks for more.
+        """
         ...
 
 

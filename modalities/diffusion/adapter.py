@@ -166,7 +166,10 @@ class DiffusionAdapter:
     def sample_differentiable(
         self, model: nn.Module, rows: Sequence[Row], rng: torch.Generator, grad_steps: int
     ) -> Tensor:
-        """Pictures ``[B, 3, H, W]`` from 0 to 1 with gradient through the last ``grad_steps`` denoiser calls only."""
+        """Pictures ``[B * n, 3, H, W]`` from 0 to 1 with gradient through the last ``grad_steps`` denoiser calls only.
+
+        ``n`` is ``last_draws``.
+        """
         return differentiable_pictures(model, rows, rng, grad_steps, self._plain())
 
     def attach_lora(

@@ -81,10 +81,13 @@ class FlowSchedule(Schedule):
         s = shift * s / (1 + (shift - 1) * s)
         return s * levels, s
 
+    def diffused(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """``(1 - s) x0 + s eps``."""
+        return _mixed(clean, noise, level)
+
     def noised(self, clean: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """``(1 - s) x0 + s eps`` and the velocity ``eps - x0``."""
-        s = like(level, clean)
-        return (1 - s) * clean + s * noise, noise - clean
+        """The noisy picture and the velocity ``eps - x0``."""
+        return _mixed(clean, noise, level), noise - clean
 
     def snr(self, level: Tensor) -> Tensor:
         """``((1 - s) / s)^2``."""
@@ -145,6 +148,10 @@ class ConvertedFlow(Sampler):
         signal = (1 - level).square() / _size(level).square()
         return self._schedule.clean(self.network_input(x, level), predicted, signal)
 
+    def diffused(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """``(1 - s) x0 + s eps``."""
+        return _mixed(clean, noise, level)
+
 
 def flow_shift(config: Any, tokens: int) -> float:
     """The resolution-dependent shift of a flow schedule, linear in the number of patches (as in SD3 and Flux)."""
@@ -169,6 +176,11 @@ def _sde_step(x: Tensor, velocity: Tensor, grid: Grid, index: Tensor, rates: Ten
     drift = sigma**2 / (2 * s)
     mean = x * like(1 + drift * ds, x) + like(ds, x) * (velocity * like(1 + drift * (1 - s), x))
     return mean, sigma * (-ds).sqrt()
+
+
+def _mixed(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    s = like(level, clean)
+    return (1 - s) * clean + s * noise
 
 
 def _flow_level(signal: Tensor) -> Tensor:

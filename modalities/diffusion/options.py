@@ -57,6 +57,9 @@ class DiffusionOptions(Section):
     grad_from: Share | None = None
     """Pathwise: stop at a random step of the sampler's last part that begins at this share and predict the picture
     from there in one call (ReFL: 0.75); null runs the whole chain (DRaFT, AlignProp)."""
+    last_draws: PositiveCount = 1
+    """Pathwise, with gradient through the last step alone: above 1 the finished picture is noised back to that step so
+    often and the gradients are averaged (DRaFT-LV: 2)."""
     checkpointing: Bool = True
     """Pathwise: recompute each step's activations in the backward pass instead of keeping them."""
     cache_text: Bool = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from mmalign.modalities.diffusion.backbones import Condition
 from mmalign.modalities.diffusion.options import DiffusionOptions
 from mmalign.modalities.diffusion.pictures import prompt_of, to_pil, to_unit
 from mmalign.modalities.diffusion.policy import DiffusionPolicy, policy_of
-from mmalign.modalities.diffusion.schedules import Grid
+from mmalign.modalities.diffusion.schedules import Grid, Sampler
 from mmalign.modalities.diffusion.steps import Denoising, gaussian_logp
 from mmalign.types import Rollout, Row
 
@@ -79,50 +78,96 @@ def differentiable_pictures(
     """Pictures ``[B, 3, H, W]`` from 0 to 1 with gradient through the last ``grad_steps`` calls of the denoiser.
 
     The chain before them runs without gradient.  With ``grad_from`` the chain stops at a random step of its last part
-    and the picture is predicted from there: one call more, the last of those that carry gradient.
+    and the picture is predicted from there: one call more, the last of those that carry gradient.  With ``last_draws``
+    the whole chain runs without gradient, and its end is noised back to the last step so often: ``[B * last_draws, 3,
+    H, W]``, those of a row side by side.
 
-    *Reference:* Clark et al., DRaFT (2024), arXiv:2309.17400; Prabhudesai et al., AlignProp (2023), arXiv:2310.03739;
-    Xu et al., ImageReward and ReFL (2023), arXiv:2304.05977.
+    *Reference:* Clark et al., DRaFT and DRaFT-LV (2024), arXiv:2309.17400; Prabhudesai et al., AlignProp (2023),
+    arXiv:2310.03739; Xu et al., ImageReward and ReFL (2023), arXiv:2304.05977.
 
     Raises:
         UserError: when ``grad_steps`` is below 1; where it is above the number of calls all of them carry gradient.
+            With ``last_draws`` when it is not 1, or where the chain stops early.
     """
     policy = policy_of(model)
-    sampler = policy.sampler(options)
-    grid = sampler.grid(options.num_inference_steps, policy.backbone.tokens(options))
-    stop = _stopping_step(grid, options, rng)
-    calls = len(grid) if stop is None else stop + 1
+    walk = _Walk.of(policy, options, rng)
+    stop = _stopping_step(walk.grid, options, rng)
+    calls = len(walk.grid) if stop is None else stop + 1
+    draws = options.last_draws
     if grad_steps < 1:
         raise UserError(f"grad_steps: expected at least 1, got {grad_steps}")
+    if draws > 1 and (grad_steps > 1 or stop is not None):
+        raise UserError(
+            "last_draws: the last step alone carries gradient then; set grad_steps 1 and no grad_from"
+        )
     condition = policy.condition([prompt_of(row) for row in rows], options)
-    empty = policy.empty(options)
     noise = torch.randn((len(rows), *policy.backbone.shape(options)), generator=rng).to(policy.device)
-    x = sampler.start(noise, grid)
-
-    def call(x: Tensor, step: int) -> Tensor:
-        place = torch.full((len(x),), step, device=x.device)
-        shown = sampler.network_input(x, grid.level.to(x.device)[place])
-        return policy.predict(shown, grid.times.to(x.device)[place], condition, empty, options)
-
+    x = walk.sampler.start(noise, walk.grid)
     for step in range(calls):
-        carries = step >= calls - grad_steps and torch.is_grad_enabled()
+        carries = draws == 1 and step >= calls - grad_steps and torch.is_grad_enabled()
         with torch.set_grad_enabled(carries):
-            if carries and options.checkpointing:
-                predicted = _recomputed(call, x, step)
-            else:
-                predicted = call(x, step)
-            index = torch.full((len(x),), step, device=x.device)
+            predicted = walk.predicted(x, step, condition)
             if step == stop:
-                x = sampler.clean(x, predicted, grid.level.to(x.device)[index])
+                x = walk.sampler.clean(x, predicted, walk.level(x, step))
                 break
-            mean, std = sampler.step(x, predicted, grid, index, options, 1.0)
-            x = mean + std.reshape(-1, 1, 1, 1) * torch.randn(x.shape, generator=rng).to(x.device)
+            x = walk.on(x, predicted, step)
+    if draws > 1:
+        last = len(walk.grid) - 1
+        x = walk.back(x.repeat_interleave(draws, 0), last)
+        every = policy.condition([prompt_of(row) for row in rows for _ in range(draws)], options)
+        x = walk.on(x, walk.predicted(x, last, every), last)
     return to_unit(policy.backbone.decode(x.to(_decoder_dtype(policy))).float())
 
 
-def _recomputed(call: Any, x: Tensor, step: int) -> Tensor:
-    made: Tensor = checkpoint(call, x, step, use_reentrant=False, preserve_rng_state=False)
-    return made
+@dataclass(frozen=True)
+class _Walk:
+    """Single steps of a chain whose noise comes from one stream, in order."""
+
+    policy: DiffusionPolicy
+    options: DiffusionOptions
+    rng: torch.Generator
+    sampler: Sampler
+    grid: Grid
+    empty: Condition | None
+
+    @classmethod
+    def of(cls, policy: DiffusionPolicy, options: DiffusionOptions, rng: torch.Generator) -> _Walk:
+        """The chain that the settings ask for."""
+        sampler = policy.sampler(options)
+        grid = sampler.grid(options.num_inference_steps, policy.backbone.tokens(options))
+        return cls(policy, options, rng, sampler, grid, policy.empty(options))
+
+    def level(self, x: Tensor, step: int) -> Tensor:
+        """The level of a step, ``[B]``."""
+        return self.grid.level.to(x.device)[self._place(x, step)]
+
+    def predicted(self, x: Tensor, step: int, condition: Condition) -> Tensor:
+        """What the network says of ``x``; where a gradient is kept, by recomputing it if the settings say so."""
+
+        def call(x: Tensor) -> Tensor:
+            shown = self.sampler.network_input(x, self.level(x, step))
+            times = self.grid.times.to(x.device)[self._place(x, step)]
+            return self.policy.predict(shown, times, condition, self.empty, self.options)
+
+        if torch.is_grad_enabled() and self.options.checkpointing:
+            made: Tensor = checkpoint(call, x, use_reentrant=False, preserve_rng_state=False)
+            return made
+        return call(x)
+
+    def on(self, x: Tensor, predicted: Tensor, step: int) -> Tensor:
+        """The next latents."""
+        mean, std = self.sampler.step(x, predicted, self.grid, self._place(x, step), self.options, 1.0)
+        return mean + std.reshape(-1, 1, 1, 1) * self._noise(x)
+
+    def back(self, x: Tensor, step: int) -> Tensor:
+        """Finished latents with as much noise as they have before ``step``."""
+        return self.sampler.diffused(x, self._noise(x), self.level(x, step))
+
+    def _noise(self, x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=self.rng).to(x.device)
+
+    def _place(self, x: Tensor, step: int) -> Tensor:
+        return torch.full((len(x),), step, device=x.device)
 
 
 def _stopping_step(grid: Grid, options: DiffusionOptions, rng: torch.Generator) -> int | None:

@@ -69,6 +69,10 @@ class Sampler(ABC):
     def clean(self, x: Tensor, predicted: Tensor, level: Tensor) -> Tensor:
         """The picture ``[M, ...]`` that a prediction at ``level`` ``[M]`` means."""
 
+    @abstractmethod
+    def diffused(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """Pictures ``[M, ...]`` with as much noise as the chain has at ``level`` ``[M]``."""
+
 
 class Schedule(Sampler):
     """The sampler of a network's own noise schedule, which also says how pictures are noised to train it."""
@@ -173,10 +177,17 @@ class DDIMSchedule(Schedule):
         place = int(torch.randint(len(self.alphas), (), generator=rng))
         return place, float(self.alphas[place])
 
+    def diffused(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """``sqrt(A) x0 + sqrt(1 - A) eps``."""
+        return like(level.sqrt(), clean) * clean + like((1 - level).sqrt(), clean) * noise
+
     def noised(self, clean: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """``sqrt(A) x0 + sqrt(1 - A) eps`` and the target of the network's kind."""
-        signal, sigma = like(level.sqrt(), clean), like((1 - level).sqrt(), clean)
-        x = signal * clean + sigma * noise
+        """The noisy picture and the target of the network's kind."""
+        x, signal, sigma = (
+            self.diffused(clean, noise, level),
+            like(level.sqrt(), clean),
+            like((1 - level).sqrt(), clean),
+        )
         if self.native == "epsilon":
             return x, noise
         return x, clean if self.native == "sample" else signal * noise - sigma * clean

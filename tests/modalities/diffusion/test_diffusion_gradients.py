@@ -140,6 +140,42 @@ def test_refl_is_one_call_with_gradient_at_a_random_late_step(
     assert seen == {3, 4}
 
 
+@pytest.mark.parametrize(("name", "sampler"), [("sd", "auto"), ("sd", "sde"), ("sd3", "auto")])
+def test_draft_lv_draws_the_last_step_several_times(
+    name: str, sampler: str, open_family: Callable[..., Any], prompts: list[Row]
+) -> None:
+    loaded = open_family(name, checkpointing=False, last_draws=3, sampler=sampler)
+    calls: list[tuple[bool, int]] = []
+    core = policy_of(loaded.model).backbone.denoiser
+    core.register_forward_hook(lambda module, inputs, out: calls.append((out[0].requires_grad, len(out[0]))))
+    out = loaded.adapter.sample_differentiable(loaded.model, prompts, generator(0), 1)
+    assert calls == [(False, len(prompts))] * 4 + [(True, 3 * len(prompts))]
+    kin = out.detach().reshape(len(prompts), 3, -1)
+    within, between = kin.var(1).mean(), kin.mean(1).var(0).mean()
+    assert 0 < within < between
+    with pytest.raises(UserError, match="last_draws: the last step alone"):
+        loaded.adapter.sample_differentiable(loaded.model, prompts, generator(0), 2)
+
+
+def test_draft_lv_is_less_noisy_than_one_draw_at_the_same_chain(
+    open_family: Callable[..., Any], prompts: list[Row]
+) -> None:
+    """Given the finished picture, the mean of n draws has an n-th of one draw's variance: draws are independent."""
+    spread = []
+    for draws in (2, 8):
+        loaded = open_family("drawing", checkpointing=False, last_draws=draws)
+        bias = policy_of(loaded.model).transformer.proj_out.bias
+        halves = []
+        for seed in range(40):
+            out = loaded.adapter.sample_differentiable(loaded.model, prompts[:1], generator(seed), 1)
+            first = [
+                torch.autograd.grad(part.square().mean(), bias, retain_graph=True)[0] for part in out.chunk(2)
+            ]
+            halves.append(first[0] - first[1])
+        spread.append(float(torch.stack(halves).square().sum(1).mean()))
+    assert spread[1] / spread[0] == pytest.approx(0.25, rel=0.5)
+
+
 def test_pathwise_gradient_is_the_finite_difference_and_checkpointing_keeps_it(
     open_family: Callable[..., Any], prompts: list[Row]
 ) -> None:
