@@ -14,7 +14,8 @@ from mmalign.claims.rules import at_least, rises
 __all__ = ["CLAIM"]
 
 ARM = "skills"
-TOLERANCE = 0.05
+TOLERANCE = 0.1
+"""Routing a head at a time is 2,304 numbers more than Poly's, a twelfth of what MHR trains."""
 
 
 def _gaps(results: Results, method: str, other: str, margin: float = 0.0) -> dict[str, list[float]]:
@@ -59,7 +60,7 @@ CLAIM = Claim(
     ),
     statements=(
         must("E1", "shared LoRA, Poly and MHR train about as many numbers", about_as_many),
-        must("M1", "MHR is above a new LoRA of the same rank", above("mhr", "alone")),
+        must("M1", "MHR is above a new LoRA of as many numbers", above("mhr", "alone")),
         must("M2", "MHR is above one LoRA that all tasks shared", above("mhr", "shared")),
         must("M3", "MHR is above Poly", above("mhr", "poly")),
         report(

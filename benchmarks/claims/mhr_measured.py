@@ -37,7 +37,7 @@ EPOCHS, FEW_EPOCHS, BATCH = 4, 20, 32
 METHODS = ("alone", "shared", "poly", "mhr", "mhr_z", "mhr_mu")
 """A new LoRA; one LoRA that all tasks shared; Poly; MHR; of MHR the routing alone; the mean of MHR's skills as LoRA."""
 _TUNERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "shared": ("lora", {"r": RANK * SKILLS, "alpha": RANK * SKILLS}),
+    "shared": ("lora", {"r": RANK * SKILLS + 1, "alpha": RANK * SKILLS + 1}),
     "poly": ("poly", {"r": RANK, "skills": SKILLS, "splits": 1}),
     "mhr": ("poly", {"r": RANK, "skills": SKILLS, "splits": SPLITS}),
 }
