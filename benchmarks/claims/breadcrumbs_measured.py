@@ -1,4 +1,4 @@
-"""Task vectors of six tasks merged into one backbone, by every method, scales and shares chosen on validation."""
+"""Task vectors of two tasks merged into one backbone, by every method, scales and shares chosen on validation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from mmalign.engine.transfer.task import TaskRun
     from mmalign.pipeline.context import RunContext
 
-__all__ = ["FILE", "METHODS", "TASKS", "merge_tasks", "random_masks"]
+__all__ = ["FILE", "METHODS", "PAIRS", "merge_tasks", "random_masks"]
 
 FILE = "measured.json"
-TASKS = ("digits", "texture-frequency", "shape-hue", "cells", "roads", "count")
+PAIRS = (("digits", "roads"), ("count", "cells"), ("shape-hue", "texture-frequency"))
+"""Tasks that are merged with each other: so small a backbone has no room for more (docs/claims/tuners.md)."""
 SCALES = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0)
 SHARES, TOPS = (0.2, 0.5, 0.8), (0.05, 0.1)
 """Shares of a task vector that are kept, and shares of largest entries that breadcrumbs drops."""
@@ -68,13 +69,23 @@ METHODS: Mapping[str, tuple[Merge, ...]] = {
 
 
 def merge_tasks(ctx: RunContext) -> None:
-    """Tune the backbone to every task, merge, and write ``measured.json``.
+    """Tune the backbone to every task, merge pair by pair, and write ``measured.json``.
 
-    ``<method>/test`` is the mean accuracy over the tasks, each with its own head; ``<method>/scale`` and
-    ``<method>/setting`` what validation chose.  ``base`` is the untouched backbone, ``mean`` the mean of the task
-    vectors without a choice, ``alone`` every task with its own backbone.
+    ``<method>/test`` is the mean accuracy over pairs and their tasks, each task with its own head; ``<method>/scale``
+    what validation chose, a mean over pairs.  ``base`` is the untouched backbone, ``mean`` the mean of the task vectors
+    without a choice, ``alone`` every task with its own backbone.  ``<pair>/<method>/...`` has each pair.
     """
-    seed, runs = ctx.cfg.seed, opened(ctx, TASKS)
+    found: dict[str, float] = {}
+    each = [_merged(ctx, pair) for pair in PAIRS]
+    for pair, measured in zip(PAIRS, each, strict=True):
+        found |= {f"{'+'.join(pair)}/{name}": value for name, value in measured.items()}
+    found |= {name: sum(measured[name] for measured in each) / len(each) for name in each[0]}
+    write_json(ctx.run_dir / FILE, found)
+
+
+def _merged(ctx: RunContext, names: Sequence[str]) -> dict[str, float]:
+    """Every method on the task vectors of these tasks."""
+    seed, runs = ctx.cfg.seed, opened(ctx, names)
     start = {k: v for k, v in state_of(runs[0].model(seed)).items() if not k.startswith("head.")}
     pairs = [_tuned(seed, run) for run in runs]
     heads, tuned = [head for head, _ in pairs], [body for _, body in pairs]
@@ -86,15 +97,16 @@ def merge_tasks(ctx: RunContext) -> None:
         ]
         return sum(scores) / len(scores)
 
-    found = {
-        "base/test": mean_accuracy(start, "test"),
-        "mean/test": mean_accuracy(merge_deltas(start, tuned, weights=[1 / len(tuned)] * len(tuned)), "test"),
-        "alone/test": sum(
-            accuracy(run.model(seed), {**body, **head}, run.split("test"))
+    def alone(split: str) -> float:
+        scores = [
+            accuracy(run.model(seed), {**body, **head}, run.split(split))
             for run, (head, body) in zip(runs, pairs, strict=True)
-        )
-        / len(runs),
-    }
+        ]
+        return sum(scores) / len(scores)
+
+    mean = merge_deltas(start, tuned, weights=[1 / len(tuned)] * len(tuned))
+    found = {"base/test": mean_accuracy(start, "test"), "mean/test": mean_accuracy(mean, "test")}
+    found["alone/test"] = alone("test")
     for name, settings in METHODS.items():
         tried = {}
         for number, merge in enumerate(settings):
@@ -109,7 +121,7 @@ def merge_tasks(ctx: RunContext) -> None:
             f"{name}/scale": best[0],
             f"{name}/setting": float(best[1]),
         }
-    write_json(ctx.run_dir / FILE, found)
+    return found
 
 
 def _tuned(seed: int, run: TaskRun) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

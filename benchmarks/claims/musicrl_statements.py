@@ -146,8 +146,11 @@ def _no_worse(arm: tuple[str, float], other: tuple[str, float]) -> Check:
 
 
 def _measured(results: Results, arm: str, other: str, name: str) -> PerStart:
-    ours, theirs = (results.per_start(each, f"measured/{name}") for each in (arm, other))
-    return {s: [a - b for a, b in zip(ours[s], theirs[s], strict=True)] for s in ours}
+    found: dict[str, list[float]] = {}
+    for cell in results.shared_cells(arm, other):
+        ours, theirs = (results.value(each, f"measured/{name}", cell) for each in (arm, other))
+        found.setdefault(cell.start, []).append(ours - theirs)
+    return found
 
 
 def _hacked(arm: str) -> Check:

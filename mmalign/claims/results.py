@@ -82,6 +82,11 @@ class Results:
         seeds = self.seeds if limit is None else self.seeds[:limit]
         return [Cell(start, seed) for start in self.claim.starts for seed in seeds]
 
+    def shared_cells(self, arm: str, other: str) -> list[Cell]:
+        """The cells in which both arms run."""
+        theirs = set(self.cells(other))
+        return [cell for cell in self.cells(arm) if cell in theirs]
+
     def folder(self, arm: str, cell: Cell) -> Path:
         """The run folder of an arm."""
         return cell_folder(self.root, cell) / arm
@@ -141,7 +146,7 @@ class Results:
         """``arm - baseline`` per start and seed, paired by both; relative to the baseline where asked.
 
         Args:
-            arm: the treated arm; the pairs are its cells.
+            arm: the treated arm; the pairs are the cells in which both arms run.
             baseline: the arm it is held against.
             metric: of both arms, on the same test ids (checked).
             relative: divide by the baseline's value; a baseline of 0 gives 0 for no change, else inf.
@@ -152,7 +157,7 @@ class Results:
         """
         other = baseline_metric or metric
         result: dict[str, list[float]] = {}
-        for cell in self.cells(arm):
+        for cell in self.shared_cells(arm, baseline):
             self._same_ids(arm, metric, baseline, other, cell)
             before, after = self.value(baseline, other, cell), self.value(arm, metric, cell)
             difference = after - before

@@ -102,6 +102,16 @@ def test_arms_are_paired_on_the_same_rows(whole: tuple[Path, int, str]) -> None:
         results.per_start("dense", "toy@T1/acuracy")
 
 
+def test_arms_are_paired_where_both_ran(whole: tuple[Path, int, str]) -> None:
+    results = Results(toy_claim.CLAIM, whole[0], (0, 1))
+    few = results.change("dense", "shuffled", toy_claim.ACCURACY)
+    assert {start: len(column) for start, column in few.items()} == {"one": 1, "two": 1}
+    assert few == {
+        start: [-x for x in column]
+        for start, column in results.change("shuffled", "dense", toy_claim.ACCURACY).items()
+    }
+
+
 def test_the_rewards_identities_hold_on_real_answers(whole: tuple[Path, int, str]) -> None:
     found = json.loads((whole[0] / "one-seed0" / "dense" / "identities.json").read_text())
     assert found["n_answers"] == 16 and found["n_not_applicable"] > 0

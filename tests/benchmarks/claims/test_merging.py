@@ -21,8 +21,8 @@ from mmalign.tuners.merging import uniform_soup
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    for module in (soups_measured, breadcrumbs_measured):
-        monkeypatch.setattr(module, "TASKS", ("cells", "digit-parity"))
+    monkeypatch.setattr(soups_measured, "TASKS", ("cells", "digit-parity"))
+    monkeypatch.setattr(breadcrumbs_measured, "PAIRS", (("cells", "digit-parity"),))
     monkeypatch.setattr(soups_measured, "MEMBERS", 2)
     monkeypatch.setattr(soups_measured, "EPOCHS", (1,))
     monkeypatch.setattr(soups_measured, "LEARNED_STEPS", 1)
@@ -83,6 +83,7 @@ def test_merged_tasks(small: Path) -> None:
     found = json.loads((small / "measured.json").read_text())
     assert {f"{name}/test" for name in ("base", "mean", "alone", *breadcrumbs_measured.METHODS)} <= set(found)
     assert found["arithmetic/scale"] == 0.3
+    assert found["cells+digit-parity/ties/test"] == found["ties/test"]
     assert 0.5 < found["alone/test"] <= 1.0
 
 
@@ -130,7 +131,11 @@ def test_statements_of_soups_can_fail_and_hold() -> None:
 
 
 def test_statements_of_breadcrumbs_and_hst_can_fail_and_hold() -> None:
-    figures = {"measured/breadcrumbs/test": [0.5, 0.52, 0.51], "measured/arithmetic/test": [0.4, 0.41, 0.41]}
+    figures = {
+        f"measured/{'+'.join(pair)}/{method}/test": scores
+        for pair in breadcrumbs_measured.PAIRS
+        for method, scores in (("breadcrumbs", [0.5, 0.52, 0.51]), ("arithmetic", [0.4, 0.41, 0.41]))
+    }
     assert breadcrumbs.above("breadcrumbs", "arithmetic")(Canned(figures)).verdict == "holds"  # type: ignore[arg-type]
     assert breadcrumbs.above("arithmetic", "breadcrumbs")(Canned(figures)).verdict == "fails"  # type: ignore[arg-type]
     kept = Canned({"measured/cost/saved_bytes": [1e6] * 3, "measured/cost/trainable": [9e3] * 3})
