@@ -49,19 +49,14 @@ def tuned(
     text: str,
     options: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
-    *,
-    first_seeds: int | None = None,
 ) -> Arm:
-    """An arm that runs stage ``transfer`` with a tuner; ``changes`` are further keys below ``transfer``.
-
-    On the first ``first_seeds`` seeds only, where that is given.
-    """
+    """An arm that runs stage ``transfer`` with a tuner; ``changes`` are further keys below ``transfer``."""
     overrides = {
         "transfer.tuner.name": tuner,
         **{f"transfer.tuner.options.{key}": value for key, value in (options or {}).items()},
         **{f"transfer.{key}": value for key, value in (changes or {}).items()},
     }
-    return Arm(name, overrides, stages=("transfer",), first_seeds=first_seeds, text=text)
+    return Arm(name, overrides, stages=("transfer",), text=text)
 
 
 def gaps(results: Results, arm: str, other: str) -> dict[str, list[float]]:
