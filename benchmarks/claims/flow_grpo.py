@@ -23,7 +23,7 @@ CLIP = "measured/clip"
 _SDE = {**WEIGHTED, "sampler": "sde"}
 FLOW = {
     **DDPO,
-    "grpo.max_steps": 12,
+    "grpo.max_steps": 24,
     "grpo.rollout_batch_size": 16,
     "model.options": {**_SDE, "train_until": 0.5},
     "reward.name": "clip",
@@ -94,7 +94,7 @@ CLAIM = claim(
         ),
     ),
     changes=FLOW,
-    sft_steps=200,
+    sft_steps=400,
     clip=True,
     quick={"grpo.max_steps": 2, "grpo.rollout_batch_size": 2, "grpo.num_generations": 2},
     equal=("grpo", "reward"),

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["FILE", "diversity", "measure"]
 
 FILE = "measured.json"
-PROMPTS, EACH = 16, 4
+PROMPTS, EACH = 64, 4
 
 
 def measure(stage: str | None = None, *, clip: bool = False) -> Callable[[RunContext], None]:
-    """A job that draws 4 pictures to each of 16 validation prompts and writes ``measured.json``.
+    """A job that draws 4 pictures to each of 64 validation prompts and writes ``measured.json``.
 
     ``kl`` (exact, nats per picture over all steps, from the shipped pipeline), ``diversity`` (see :func:`diversity`),
     ``jpeg`` (kB), ``truth/template`` and ``truth/network`` (the exact reward under each detector), ``clip`` (cosine of
