@@ -61,7 +61,12 @@ CLAIM = Claim(
         report("L1", "SPT is above the head alone", above("spt", "linear")),
     ),
     recipe="mini-vtab",
-    overrides={**SHARED, "transfer.tasks": list(EIGHT), "transfer.learning_rates": [1e-2, 3e-2]},
+    overrides={
+        **SHARED,
+        "transfer.tasks": list(EIGHT),
+        "transfer.learning_rates": [1e-2, 3e-2],
+        "transfer.epochs": 10,
+    },
     quick={"transfer.tasks": ["digits", "cells", "vehicle"], "transfer.epochs": 1},
     equal=EQUAL,
     vary=("transfer.tuner",),
