@@ -41,7 +41,7 @@ def small_share(results: Results) -> Verdict:
 CLAIM = Claim(
     name="ast-adapters",
     title="Adapters of an audio spectrogram transformer come near full fine-tuning and beat a linear head",
-    source="Cappellazzo et al. (2024), arXiv:2312.03694 and 2401.04127",
+    source="Cappellazzo et al. (2023), arXiv:2312.03694",
     arms=(
         Arm(
             ARM,

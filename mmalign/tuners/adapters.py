@@ -82,7 +82,7 @@ class ConformerPart(Part):
     The last 1x1 is 0 at the start.  Plan entry: ``{"kind": "conformer", "dim": D, "hidden": h, "kernel": 31,
     "place", "scale"}``.
 
-    Reference: Cappellazzo et al. 2024, arXiv 2401.04127 (adapters of the Audio Spectrogram Transformer).
+    Reference: Cappellazzo et al. 2023, arXiv 2312.03694 (adapters of the Audio Spectrogram Transformer).
     Differs from the authors' code: the LayerNorm acts (there its output is overwritten), the depthwise convolution
     has no bias (BatchNorm would cancel it).
     """

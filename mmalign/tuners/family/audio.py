@@ -34,7 +34,7 @@ class AstOptions(Section):
 class AstAdapters:
     """Conformer or bottleneck adapters, in Pfeiffer's or Houlsby's places, parallel or sequential.
 
-    Reference: Cappellazzo et al. 2024, arXiv 2312.03694 and 2401.04127.
+    Reference: Cappellazzo et al. 2023, arXiv 2312.03694.
     Differs from the authors' code: the bottleneck's down-projection is drawn and not 0 (there both projections are 0,
     so that neither ever learns), and the Conformer's LayerNorm acts.
     """
