@@ -37,7 +37,7 @@ SIZES: dict[str, Any] = {
 }
 PATCHES: dict[str, Any] = {"patch_size": 12, "frequency_stride": 12, "time_stride": 10}
 PRETRAIN, PRETRAIN_EPOCHS = 2000, 8
-TRAIN, VALIDATION, TEST, EPOCHS = 400, 200, 600, 6
+TRAIN, VALIDATION, TEST, EPOCHS = 400, 200, 600, 15
 RATES = (3e-3, 1e-2)
 FULL_RATES = (3e-4, 1e-3)
 
