@@ -18,7 +18,7 @@ START_BEST = {"guidance": 2.5, "temperature": 0.7}
 ALIGNED_BEST = {"guidance": 1.0, "temperature": 0.7}
 """The same of the policies that MusicRL trained, of three that were tried (docs/objectives/musicrl.md)."""
 
-FEW = 3
+FEW = 2
 """Seeds of the two arms that are only held against R: what they show is large."""
 
 
