@@ -102,6 +102,7 @@ CLAIM = Claim(
             },
             kind="baseline",
             stages=("sft", "evaluate"),
+            first_seeds=3,
             text="control: supervised training on more of the base's own data, about equal compute",
         ),
         _trained("u", "U: the users' taste alone", _U, _USERS, first_seeds=FEW),
