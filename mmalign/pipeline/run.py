@@ -8,7 +8,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,9 +146,16 @@ def _environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             packages[name] = "not installed"
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(sys.argv),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "packages": packages,
     }
+
+
+def _command(argv: Sequence[str]) -> str:
+    """What was typed, as it can be typed again; ``python -m mmalign`` where the package itself was run."""
+    program = Path(argv[0])
+    said = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*said, *argv[1:]])
