@@ -155,7 +155,12 @@ def _environment() -> dict[str, Any]:
 
 
 def _command(argv: Sequence[str]) -> str:
-    """What was typed, as it can be typed again; ``python -m mmalign`` where the package itself was run."""
+    """What was typed, as it can be typed again: a command, a script or ``python -m mmalign``."""
     program = Path(argv[0])
-    said = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    if program.name == "__main__.py":
+        said = ["python", "-m", program.parent.name]
+    elif program.suffix == ".py":
+        said = ["python", program.name if program.is_absolute() else str(program)]
+    else:
+        said = [program.name]
     return shlex.join([*said, *argv[1:]])

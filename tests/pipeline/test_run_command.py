@@ -16,7 +16,7 @@ from mmalign.pipeline.run import open_run
     [
         ("/env/bin/mmalign", "mmalign run toy --name 'two words'"),
         ("/src/mmalign/__main__.py", "python -m mmalign run toy --name 'two words'"),
-        ("scripts/train_vlm.py", "train_vlm.py run toy --name 'two words'"),
+        ("scripts/train_vlm.py", "python scripts/train_vlm.py run toy --name 'two words'"),
     ],
 )
 def test_the_command_can_be_typed_again(
