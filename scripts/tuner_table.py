@@ -1,7 +1,8 @@
 """Print claims about tuners as one Markdown table: accuracy, parameters, activations and time of every arm.
 
 ``python scripts/tuner_table.py benchmarks/claims/verdicts/{spt,hst,dr-tune,eva}.json`` makes the
-table of docs/tuners/README.md: arms of one claim share tasks, epochs and batch; run the claims first (``mmalign claims run spt``).
+table of docs/tuners/README.md: arms of one claim share tasks, epochs and batch; run the
+claims first (``mmalign claims run spt``).
 """
 
 from __future__ import annotations
