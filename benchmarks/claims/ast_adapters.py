@@ -69,7 +69,7 @@ CLAIM = Claim(
         ),
     ),
     recipe="mini-vtab",
-    seeds=3,
+    seeds=5,
     tables={name: f"measured/{name}/mean" for name in ARMS},
     recorded=Path(__file__).parent / "verdicts" / "ast-adapters.json",
 )
