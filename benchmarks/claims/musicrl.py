@@ -18,8 +18,8 @@ START_BEST = {"guidance": 2.5, "temperature": 0.7}
 ALIGNED_BEST = {"guidance": 1.0, "temperature": 0.7}
 """The same of the policies that MusicRL trained, of three that were tried (docs/objectives/musicrl.md)."""
 
-FEW = 2
-"""Seeds of the two arms that are only held against R: what they show is large."""
+FEW, FEWER = 3, 2
+"""Seeds of arms that are only held against R, and of U's alone: what they show is large."""
 
 
 def _decoded(guidance: float, temperature: float) -> dict[str, Any]:
@@ -102,10 +102,10 @@ CLAIM = Claim(
             },
             kind="baseline",
             stages=("sft", "evaluate"),
-            first_seeds=3,
+            first_seeds=FEW,
             text="control: supervised training on more of the base's own data, about equal compute",
         ),
-        _trained("u", "U: the users' taste alone", _U, _USERS, first_seeds=FEW),
+        _trained("u", "U: the users' taste alone", _U, _USERS, first_seeds=FEWER),
         _trained(
             "ru",
             "RU: the users' taste beside R",
