@@ -90,34 +90,33 @@ def _merged(ctx: RunContext, names: Sequence[str]) -> dict[str, float]:
     pairs = [_tuned(seed, run) for run in runs]
     heads, tuned = [head for head, _ in pairs], [body for _, body in pairs]
 
-    def mean_accuracy(state: State, split: str) -> float:
-        scores = [
-            accuracy(run.model(seed), {**state, **head}, run.split(split))
-            for run, head in zip(runs, heads, strict=True)
-        ]
-        return sum(scores) / len(scores)
-
-    def alone(split: str) -> float:
+    def mean_accuracy(bodies: Sequence[State], split: str) -> float:
         scores = [
             accuracy(run.model(seed), {**body, **head}, run.split(split))
-            for run, (head, body) in zip(runs, pairs, strict=True)
+            for run, head, body in zip(runs, heads, bodies, strict=True)
         ]
         return sum(scores) / len(scores)
 
+    def shared(state: State, split: str) -> float:
+        return mean_accuracy([state] * len(runs), split)
+
     mean = merge_deltas(start, tuned, weights=[1 / len(tuned)] * len(tuned))
-    found = {"base/test": mean_accuracy(start, "test"), "mean/test": mean_accuracy(mean, "test")}
-    found["alone/test"] = alone("test")
+    found = {
+        "base/test": shared(start, "test"),
+        "mean/test": shared(mean, "test"),
+        "alone/test": mean_accuracy(tuned, "test"),
+    }
     for name, settings in METHODS.items():
         tried = {}
         for number, merge in enumerate(settings):
             step = task_vector(merge(start, tuned, seed), start)
             for scale in SCALES:
                 moved = {k: v + scale * step[k] if k in step else v for k, v in start.items()}
-                tried[(scale, number)] = (mean_accuracy(moved, "val"), moved)
+                tried[(scale, number)] = (shared(moved, "val"), moved)
         best = max(tried, key=lambda key: (tried[key][0], -key[0], -key[1]))
         found |= {
             f"{name}/val": tried[best][0],
-            f"{name}/test": mean_accuracy(tried[best][1], "test"),
+            f"{name}/test": shared(tried[best][1], "test"),
             f"{name}/scale": best[0],
             f"{name}/setting": float(best[1]),
         }

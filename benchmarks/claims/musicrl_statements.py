@@ -146,11 +146,7 @@ def _no_worse(arm: tuple[str, float], other: tuple[str, float]) -> Check:
 
 
 def _measured(results: Results, arm: str, other: str, name: str) -> PerStart:
-    found: dict[str, list[float]] = {}
-    for cell in results.shared_cells(arm, other):
-        ours, theirs = (results.value(each, f"measured/{name}", cell) for each in (arm, other))
-        found.setdefault(cell.start, []).append(ours - theirs)
-    return found
+    return results.change(arm, other, f"measured/{name}")
 
 
 def _hacked(arm: str) -> Check:

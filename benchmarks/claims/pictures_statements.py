@@ -6,13 +6,12 @@ from mmalign.benchmarks.claims.checks import (
     Check,
     equal_steps,
     first_update_is_on_policy,
-    minus,
     must,
     report,
     shown_beside,
 )
 from mmalign.claims.definition import Verdict
-from mmalign.claims.results import PerStart, Results
+from mmalign.claims.results import Results
 from mmalign.claims.rules import all_of, no_gain, rises
 
 __all__ = [
@@ -29,17 +28,9 @@ __all__ = [
 ]
 
 
-def _gap(results: Results, arm: str, other: str, metric: str) -> PerStart:
-    """``arm - other`` per start and seed; task figures are checked to be of the same rows."""
-    if "@" in metric:
-        return results.change(arm, other, metric)
-    ours, theirs = results.per_start(arm, metric), results.per_start(other, metric)
-    return minus(ours, theirs)
-
-
 def above(arm: str, other: str, metric: str, unit: str = "points") -> Check:
     """The arm's figure is above the other's, paired interval over seeds above 0."""
-    return lambda results: rises(_gap(results, arm, other, metric), unit=unit)
+    return lambda results: rises(results.change(arm, other, metric), unit=unit)
 
 
 def below(arm: str, other: str, metric: str, unit: str = "points") -> Check:
@@ -53,8 +44,8 @@ def both_detectors(arm: str, other: str, template: str, network: str) -> Check:
     def check(results: Results) -> Verdict:
         return all_of(
             [
-                ("template", rises(_gap(results, arm, other, template))),
-                ("network", rises(_gap(results, arm, other, network))),
+                ("template", rises(results.change(arm, other, template))),
+                ("network", rises(results.change(arm, other, network))),
             ]
         )
 
@@ -68,7 +59,7 @@ def nothing_from(control: str, treated: str, metric: str, sign: float = 1.0) -> 
         gains = {}
         for arm in (control, treated):
             before = results.per_start("start", metric)
-            gap = _gap(results, arm, "start", metric)
+            gap = results.change(arm, "start", metric)
             gains[arm] = {s: [sign * g / abs(b) for g, b in zip(gap[s], before[s], strict=True)] for s in gap}
         return no_gain(gains[control], gains[control], gains[treated])
 
@@ -79,11 +70,11 @@ def over_optimised(arm: str, reward: str, truth: str, sign: float = 1.0) -> Chec
     """The arm's reward (``sign`` times the figure) is above the start's while the truth is below."""
 
     def check(results: Results) -> Verdict:
-        gained = {s: [sign * gap for gap in gaps] for s, gaps in _gap(results, arm, "start", reward).items()}
+        gained = {s: [sign * gap for gap in gaps] for s, gaps in results.change(arm, "start", reward).items()}
         return all_of(
             [
                 ("reward", rises(gained, unit="")),
-                ("truth falls", rises(_gap(results, "start", arm, truth), unit="")),
+                ("truth falls", rises(results.change("start", arm, truth), unit="")),
             ]
         )
 

@@ -33,9 +33,8 @@ def drawing_scores(wish: Wish, readings: Mapping[str, Reading]) -> dict[str, int
         for kind in PROMPT_KINDS:
             counts[f"exact_{kind}"] = counts["exact"] * (wish.kind == kind)
         scores |= {f"{name}{suffix}": int(value) for name, value in counts.items()}
-    first = {
-        name: scores[name] for name in ("exact", "any_extra", "matched", "wanted")
-    }  # reports show these first
+    # reports show the first scores
+    first = {name: scores[name] for name in ("exact", "any_extra", "matched", "wanted")}
     return first | scores | {f"asked_{kind}": int(wish.kind == kind) for kind in PROMPT_KINDS}
 
 

@@ -148,7 +148,7 @@ class Results:
         Args:
             arm: the treated arm; the pairs are the cells in which both arms run.
             baseline: the arm it is held against.
-            metric: of both arms, on the same test ids (checked).
+            metric: of both arms; a task's (``task@T1/name``) on the same test ids (checked).
             relative: divide by the baseline's value; a baseline of 0 gives 0 for no change, else inf.
             baseline_metric: the baseline's metric, where it has another name.
 
@@ -215,6 +215,8 @@ class Results:
         return {f"measured/{name}": float(value) for name, value in found.items()}
 
     def _same_ids(self, arm: str, metric: str, baseline: str, other: str, cell: Cell) -> None:
+        if "@" not in metric:  # what training or a job measured: no rows to compare
+            return
         ids = [
             [sample["id"] for sample in self.samples(name, full.partition("/")[0], cell)]
             for name, full in ((arm, metric), (baseline, other))

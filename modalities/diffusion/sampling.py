@@ -40,9 +40,9 @@ def draw_pictures(
     """
     policy = policy_of(model)
     steps = min(options.num_inference_steps, max_steps)
-    sampler = policy.sampler(options)
-    grid = sampler.grid(steps, policy.backbone.tokens(options))
-    random = (sampler.noise_level(grid, options, temperature or 1.0) > 0).nonzero().flatten()
+    walk = _Walk.of(policy, options, steps)
+    grid = walk.grid
+    random = (walk.sampler.noise_level(grid, options, temperature or 1.0) > 0).nonzero().flatten()
     random = random[random < options.train_until * len(grid)]
     streams = _streams(rng, len(rows), n)
     every = [row for row in rows for _ in range(n)]
@@ -51,7 +51,7 @@ def draw_pictures(
     for first in range(0, len(every), options.sample_batch):
         part = every[first : first + options.sample_batch]
         noise = _Noise.drawn(streams[first : first + len(part)], policy, grid, random, options)
-        chain = _chain(policy, part, noise, grid, options, temperature)
+        chain = _chain(walk, part, noise, temperature)
         pictures = to_pil(
             to_unit(policy.backbone.decode(chain.latents[:, -1].to(_decoder_dtype(policy))).float())
         )
@@ -90,7 +90,7 @@ def differentiable_pictures(
             With ``last_draws`` when it is not 1, or where the chain stops early.
     """
     policy = policy_of(model)
-    walk = _Walk.of(policy, options, rng)
+    walk = _Walk.of(policy, options, options.num_inference_steps)
     stop = _stopping_step(walk.grid, options, rng)
     calls = len(walk.grid) if stop is None else stop + 1
     draws = options.last_draws
@@ -101,8 +101,11 @@ def differentiable_pictures(
             "last_draws: the last step alone carries gradient then; set grad_steps 1 and no grad_from"
         )
     condition = policy.condition([prompt_of(row) for row in rows], options)
-    noise = torch.randn((len(rows), *policy.backbone.shape(options)), generator=rng).to(policy.device)
-    x = walk.sampler.start(noise, walk.grid)
+
+    def noise(n: int) -> Tensor:
+        return torch.randn((n, *policy.backbone.shape(options)), generator=rng).to(policy.device)
+
+    x = walk.sampler.start(noise(len(rows)), walk.grid)
     for step in range(calls):
         carries = draws == 1 and step >= calls - grad_steps and torch.is_grad_enabled()
         with torch.set_grad_enabled(carries):
@@ -110,32 +113,36 @@ def differentiable_pictures(
             if step == stop:
                 x = walk.sampler.clean(x, predicted, walk.level(x, step))
                 break
-            x = walk.on(x, predicted, step)
+            x = _drawn(walk.moments(x, predicted, step, 1.0), noise(len(x)))
     if draws > 1:
-        last = len(walk.grid) - 1
-        x = walk.back(x.repeat_interleave(draws, 0), last)
+        last, many = len(walk.grid) - 1, x.repeat_interleave(draws, 0)
+        x = walk.sampler.diffused(many, noise(len(many)), walk.level(many, last))
         every = policy.condition([prompt_of(row) for row in rows for _ in range(draws)], options)
-        x = walk.on(x, walk.predicted(x, last, every), last)
+        x = _drawn(walk.moments(x, walk.predicted(x, last, every), last, 1.0), noise(len(x)))
     return to_unit(policy.backbone.decode(x.to(_decoder_dtype(policy))).float())
 
 
 @dataclass(frozen=True)
 class _Walk:
-    """Single steps of a chain whose noise comes from one stream, in order."""
+    """Single steps of a sampler's chain; whoever walks it brings the noise."""
 
     policy: DiffusionPolicy
     options: DiffusionOptions
-    rng: torch.Generator
     sampler: Sampler
     grid: Grid
     empty: Condition | None
 
     @classmethod
-    def of(cls, policy: DiffusionPolicy, options: DiffusionOptions, rng: torch.Generator) -> _Walk:
-        """The chain that the settings ask for."""
+    def of(cls, policy: DiffusionPolicy, options: DiffusionOptions, steps: int) -> _Walk:
+        """The chain of so many steps that the settings ask for."""
         sampler = policy.sampler(options)
-        grid = sampler.grid(options.num_inference_steps, policy.backbone.tokens(options))
-        return cls(policy, options, rng, sampler, grid, policy.empty(options))
+        return cls(
+            policy,
+            options,
+            sampler,
+            sampler.grid(steps, policy.backbone.tokens(options)),
+            policy.empty(options),
+        )
 
     def level(self, x: Tensor, step: int) -> Tensor:
         """The level of a step, ``[B]``."""
@@ -154,20 +161,17 @@ class _Walk:
             return made
         return call(x)
 
-    def on(self, x: Tensor, predicted: Tensor, step: int) -> Tensor:
-        """The next latents."""
-        mean, std = self.sampler.step(x, predicted, self.grid, self._place(x, step), self.options, 1.0)
-        return mean + std.reshape(-1, 1, 1, 1) * self._noise(x)
-
-    def back(self, x: Tensor, step: int) -> Tensor:
-        """Finished latents with as much noise as they have before ``step``."""
-        return self.sampler.diffused(x, self._noise(x), self.level(x, step))
-
-    def _noise(self, x: Tensor) -> Tensor:
-        return torch.randn(x.shape, generator=self.rng).to(x.device)
+    def moments(self, x: Tensor, predicted: Tensor, step: int, temperature: float) -> tuple[Tensor, Tensor]:
+        """Mean ``[B, ...]`` and standard deviation ``[B]`` of the next latents."""
+        return self.sampler.step(x, predicted, self.grid, self._place(x, step), self.options, temperature)
 
     def _place(self, x: Tensor, step: int) -> Tensor:
         return torch.full((len(x),), step, device=x.device)
+
+
+def _drawn(moments: tuple[Tensor, Tensor], noise: Tensor) -> Tensor:
+    mean, std = moments
+    return mean + std.reshape(-1, 1, 1, 1) * noise
 
 
 def _stopping_step(grid: Grid, options: DiffusionOptions, rng: torch.Generator) -> int | None:
@@ -214,29 +218,20 @@ class _Chain:
     logp: Tensor
 
 
-def _chain(
-    policy: DiffusionPolicy,
-    rows: Sequence[Row],
-    noise: _Noise,
-    grid: Grid,
-    options: DiffusionOptions,
-    temperature: float,
-) -> _Chain:
-    condition: Condition = policy.condition([prompt_of(row) for row in rows], options)
-    empty = policy.empty(options)
-    sampler = policy.sampler(options)
-    x = sampler.start(noise.start, grid)
+def _chain(walk: _Walk, rows: Sequence[Row], noise: _Noise, temperature: float) -> _Chain:
+    condition: Condition = walk.policy.condition([prompt_of(row) for row in rows], walk.options)
+    x = walk.sampler.start(noise.start, walk.grid)
     path, logps = [x], []
-    for step in range(len(grid)):
-        index = torch.full((len(x),), step, device=x.device)
-        shown = sampler.network_input(x, grid.level.to(x.device)[index])
-        predicted = policy.predict(shown, grid.times.to(x.device)[index], condition, empty, options)
-        mean, std = sampler.step(x, predicted, grid, index, options, temperature)
-        drawn = mean + std.reshape(-1, 1, 1, 1) * noise.steps[:, step] if float(std[0]) > 0 else mean
+    for step in range(len(walk.grid)):
+        predicted = walk.predicted(x, step, condition)
+        mean, std = walk.moments(x, predicted, step, temperature)
+        drawn = _drawn((mean, std), noise.steps[:, step]) if float(std[0]) > 0 else mean
         if temperature == 0:
-            mean, std = sampler.step(x, predicted, grid, index, options, 1.0)
+            mean, std = walk.moments(x, predicted, step, 1.0)
         known = float(std[0]) > 0
-        logps.append(gaussian_logp(drawn, mean, std, options.reduction) if known else torch.zeros_like(std))
+        logps.append(
+            gaussian_logp(drawn, mean, std, walk.options.reduction) if known else torch.zeros_like(std)
+        )
         x = drawn
         path.append(x)
     return _Chain(torch.stack(path, 1), torch.stack(logps, 1))

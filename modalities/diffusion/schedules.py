@@ -183,14 +183,12 @@ class DDIMSchedule(Schedule):
 
     def noised(self, clean: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy picture and the target of the network's kind."""
-        x, signal, sigma = (
-            self.diffused(clean, noise, level),
-            like(level.sqrt(), clean),
-            like((1 - level).sqrt(), clean),
-        )
+        x = self.diffused(clean, noise, level)
         if self.native == "epsilon":
             return x, noise
-        return x, clean if self.native == "sample" else signal * noise - sigma * clean
+        if self.native == "sample":
+            return x, clean
+        return x, like(level.sqrt(), clean) * noise - like((1 - level).sqrt(), clean) * clean
 
     def snr(self, level: Tensor) -> Tensor:
         """``A / (1 - A)``."""
