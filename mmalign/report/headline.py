@@ -111,7 +111,7 @@ def compare(name: str, before: Evaluation, after: Evaluation | None) -> Section:
 def _line(metric: str, before: Metric, after: Metric | None, difference: Metric | None, top: bool) -> Line:
     numbers = [e.get(k) for e in (before, after or {}) for k in ("value", "ci_low", "ci_high")]
     known = [value for value in numbers if value is not None]
-    percent = "_per_" not in metric and all(0 <= value <= 1 for value in known)
+    percent = bool(known) and "_per_" not in metric and all(0 <= value <= 1 for value in known)
     verdict = _verdict(difference, before.get("higher_is_better"))
     return Line(metric, pretty(metric), before, after, difference, verdict, percent, top)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +126,8 @@ def _open_clip(name: str, file: Path) -> DualEncoder:
             f"{name}: needs open_clip, which is not installed; run `pip install 'mmalign[diffusion]'`"
         ) from error
     try:
-        made: Any = open_clip.create_model(name, load_weights=False)
+        with _quiet():
+            made: Any = open_clip.create_model(name, load_weights=False)
         tokenizer: Any = open_clip.get_tokenizer(name)
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]
@@ -139,3 +142,14 @@ def _open_clip(name: str, file: Path) -> DualEncoder:
         return model.encode_text(tokenizer(list(words)).to(next(model.parameters()).device))
 
     return DualEncoder(model, prepare, model.encode_image, texts, float(model.logit_scale.exp()))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's warning that the model is random: its weights are read right after."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +115,11 @@ def test_gemm_peak_is_above_any_step() -> None:
     assert gemm_peak(3) > count_flops(step) / 10 > 0
 
 
-def test_memory_is_above_the_level_before(small: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    held = []
-
-    def grow(_: Any) -> None:
-        held.append(torch.ones(40 * 2**20, dtype=torch.uint8))
-
-    step = Step(grow, dict)
-    case = Case("grow", "t", {"a": "a"}, lambda names: {"a": step}, (Comparison("a", "a"),), quick=True)
-    small(small_bench.bench(cases=(case, small_bench.case(), small_bench.case(quick=False))))
-    assert memory.main(["small", "grow", "a", "quick"]) == 0
-    measured = json.loads(capsys.readouterr().out)["bytes"]
+def test_memory_is_above_the_level_before() -> None:
+    command = [sys.executable, "-m", "tests.bench.growing"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    measured = json.loads(done.stdout)["bytes"]
     assert 100 * 2**20 < measured < 180 * 2**20  # three steps of 40 MiB each
     with pytest.raises(UserError, match="measuring the memory of slow failed"):
         memory.peak_of("no_such_bench", "product", "slow", quick=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from mmalign.errors import UserError
 from mmalign.tuners.backbones import load_backbone, normalisation
-from mmalign.worlds.patterns.backbone import MINI_VIT, ship
+from mmalign.worlds.patterns.backbone import MINI_VIT, SMALL_VIT, model_args, ship
 from mmalign.worlds.patterns.canvas import SIDE, cover, grid, hsv
 from mmalign.worlds.patterns.glyphs import ATTRIBUTES, glyph_pictures
 from mmalign.worlds.patterns.shapes import SHAPES, shape_distance
@@ -51,11 +52,12 @@ def test_a_solid_seen_from_the_other_side_is_mirrored_in_outline_but_not_in_shad
     assert front.sum() * (2 / SIDE) ** 2 == pytest.approx(4 * 0.35 * 0.25 + 4 * 0.2 * 0.15, rel=0.15)
 
 
-def test_the_shipped_backbone_loads_and_knows_its_pictures() -> None:
-    record = json.loads((MINI_VIT / "README.json").read_text())
-    assert file_sha256(MINI_VIT / "model.safetensors") == record["weights_sha256"]
-    assert (MINI_VIT / "model.safetensors").stat().st_size < 4_000_000
-    model = load_backbone("mini-vit", 7)
+@pytest.mark.parametrize(("name", "folder"), [("mini-vit", MINI_VIT), ("small-vit", SMALL_VIT)])
+def test_the_shipped_backbones_load_and_know_their_pictures(name: str, folder: Path) -> None:
+    record = json.loads((folder / "README.json").read_text())
+    assert file_sha256(folder / "model.safetensors") == record["weights_sha256"]
+    assert (folder / "model.safetensors").stat().st_size < 4_000_000
+    model = load_backbone(name, 7)
     assert sum(p.numel() for n, p in model.named_parameters() if "head" not in n) == record["parameters"]
     assert model.get_submodule("head").weight.std().item() == pytest.approx(0.02, rel=0.3)  # type: ignore[union-attr]
     mean, std = normalisation(model)
@@ -74,7 +76,7 @@ def test_the_shipped_backbone_loads_and_knows_its_pictures() -> None:
 def test_a_folder_of_ones_own_and_refusals(tmp_path: object) -> None:
     folder = tmp_path / "own"  # type: ignore[operator]
     state = {k: v for k, v in load_backbone("mini-vit", 2).state_dict().items() if not k.startswith("head.")}
-    ship(state, folder, {"command": "none"})
+    ship(state, folder, {"command": "none"}, model_args())
     a, b = load_backbone(f"local:{folder}", 3).state_dict(), load_backbone("mini-vit", 3).state_dict()
     assert all(torch.equal(a[name], b[name]) for name in state)
     assert torch.equal(load_backbone("mini-vit", 3).state_dict()["head.weight"], b["head.weight"])
