@@ -24,6 +24,17 @@ HEAD, WHOLE, PART, BESIDE = 1e-2, 3e-3, 1e-2, 3e-2
 """Rates of the head alone, of every weight, of LoRA and adapters, and of side networks, chosen on validation: of
 ``count``, which is none of ``TASKS``, and of the pixels.  A side network starts from nothing and wants the highest."""
 
+OTHERS: tuple[tuple[str, float, str, dict[str, Any]], ...] = (
+    ("bitfit", BESIDE, "biases alone", {}),
+    ("ssf", BESIDE, "scale and shift after every layer", {}),
+    ("vpt", BESIDE, "8 prompts at every block", {"n": 8, "deep": True}),
+    ("mam", PART, "prefixes and parallel adapters", {}),
+    ("dora", PART, "DoRA of rank 3 in every projection", {"r": 3, "alpha": 3}),
+    ("spt", BESIDE, "0.4 % of the weights", {"budget": 0.004, "rank": 1, "dropout": 0.0, "drop_path": 0.0}),
+)
+"""Tuners of other sizes, for the table of docs/tuners/README.md; no statement is about them.  Their rates were chosen
+in the same way."""
+
 
 def _at(name: str, tuner: str, rate: float, text: str, options: dict[str, Any] | None = None) -> Arm:
     return tuned(name, tuner, text, options, {"learning_rates": [rate]})
@@ -67,6 +78,7 @@ CLAIM = Claim(
         _at("adapter", "adaptformer", PART, "AdaptFormer, 22 wide", {"hidden": 22, "scale": 1.0}),
         _at("hst", "hst", BESIDE, "side network, 8 and 12 channels at strides 4 and 8", SIDE),
         _at("lst", "lst", BESIDE, "detached: no gradient through the backbone", LADDER),
+        *(_at(name, name, rate, f"beside: {text}", options) for name, rate, text, options in OTHERS),
         _pixels("pixels_linear", "linear", "a linear head on the frozen tokens"),
         _pixels("pixels_hst", "hst", "side network with the dense head", {**SIDE, "head": "dense"}),
         _pixels("pixels_lst", "lst", "detached, with the dense head", {**LADDER, "head": "dense"}),
