@@ -10,26 +10,29 @@ from mmalign.benchmarks.claims.pictures import F1, F1_NETWORK, best_of_4, claim,
 __all__ = ["CLAIM"]
 
 CLIP, TRUTH = "measured/clip", "measured/truth/network"
+STEPS, RATE = 48, 3e-4
 DRAFT = {
     "reward.name": "clip",
-    "pathwise.max_steps": 16,
+    "pathwise.max_steps": STEPS,
     "pathwise.rollout_batch_size": 32,
     "pathwise.per_device_train_batch_size": 32,
     "pathwise.grad_steps": 10,
-    "pathwise.learning_rate": 1e-3,
-    "pathwise.warmup_ratio": 0.0,
-    "pathwise.sft_coef": 1.0,
+    "pathwise.learning_rate": RATE,
+    "pathwise.warmup_ratio": 0.1,
+    "pathwise.max_grad_norm": 0.1,
+    "pathwise.sft_coef": 0.0,
     "pathwise.save_steps": 1000,
 }
+"""Gradients have a norm of about 0.1 and now and then one of 6: cut at 1, those alone would decide Adam's scale."""
 
 _trained = partial(trained, clip=True)
 
 CLAIM = claim(
     "draft-alignprop",
-    "A reward's gradient raises the reward fast; without an anchor it is hacked, and the report shows it",
+    "A reward's gradient raises the reward fast; at a higher rate it is hacked, and the report shows it",
     "Clark et al. (2023), arXiv:2309.17400; Prabhudesai et al. (2023), arXiv:2310.03739; controls of mmalign's own",
     (
-        _trained("draft", "DRaFT through all 10 steps on the CLIP reward, anchored to data", "pathwise", {}),
+        _trained("draft", "DRaFT through all 10 steps on the CLIP reward", "pathwise", {}),
         _trained("draft_1", "DRaFT through the last step alone", "pathwise", {"pathwise.grad_steps": 1}),
         _trained(
             "alignprop",
@@ -39,9 +42,16 @@ CLAIM = claim(
         ),
         _trained(
             "hacked",
-            "no anchor, three times the learning rate",
+            "three times the learning rate",
             "pathwise",
-            {"pathwise.sft_coef": 0.0, "pathwise.learning_rate": 3e-3},
+            {"pathwise.learning_rate": 1e-3},
+            kind="baseline",
+        ),
+        _trained(
+            "anchored",
+            "three times the learning rate, with the supervised loss on data beside the reward",
+            "pathwise",
+            {"pathwise.learning_rate": 1e-3, "pathwise.sft_coef": 1.0},
             kind="baseline",
         ),
         _trained(
@@ -66,13 +76,18 @@ CLAIM = claim(
         ),
         says.must(
             "O1",
-            "without an anchor the reward rises while the truth falls",
+            "at three times the rate the reward rises while the truth falls",
             says.over_optimised("hacked", CLIP, TRUTH),
         ),
         says.report(
             "T1",
             "all steps raise the reward more than the last alone",
             says.above("draft", "draft_1", CLIP, ""),
+        ),
+        says.report(
+            "O2",
+            "anchored to data, truth at that rate is above what it is without",
+            says.above("anchored", "hacked", TRUTH, ""),
         ),
         says.report("T2", "AlignProp raises the reward", says.above("alignprop", "start", CLIP, "")),
         says.report(
@@ -88,16 +103,16 @@ CLAIM = claim(
         says.report(
             "D1",
             "diversity beside the start's",
-            says.shown_beside("measured/diversity", "start", "draft", "hacked", "shuffled"),
+            says.shown_beside("measured/diversity", "start", "draft", "hacked", "anchored", "shuffled"),
         ),
         says.report(
             "K1",
             "distance from the start, nats per picture",
-            says.shown_beside("measured/kl", "draft", "hacked", "shuffled", "sft"),
+            says.shown_beside("measured/kl", "draft", "hacked", "anchored", "shuffled", "sft"),
         ),
     ),
     changes=DRAFT,
-    sft_steps=16 * 32 * 43 // (3 * 64),
+    sft_steps=STEPS * 32 * 43 // (3 * 64),
     clip=True,
     quick={"pathwise.max_steps": 2, "pathwise.rollout_batch_size": 4},
     equal=("pathwise", "reward"),
