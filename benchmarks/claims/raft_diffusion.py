@@ -20,11 +20,11 @@ __all__ = ["CLAIM"]
 
 RAFT = {
     "model.options": {**WEIGHTED, "score": "denoising"},
-    "iterate.iterations": 6,
-    "iterate.updates": 8,
-    "iterate.prompts": 128,
+    "iterate.iterations": 2,
+    "iterate.updates": 48,
+    "iterate.prompts": 384,
     "iterate.num_generations": 4,
-    "iterate.learning_rate": 3e-4,
+    "iterate.learning_rate": 1e-3,
     "iterate.batch_size": 64,
     "iterate.per_device_train_batch_size": 64,
     "iterate.rollout_batch_size": 64,
@@ -32,6 +32,7 @@ RAFT = {
     "iterate.n_heldout": 32,
     "iterate.save_steps": 1000,
 }
+"""Two rounds: in six of 128 prompts each learns the blur of the last."""
 TRUTH = "measured/truth/template"
 
 
@@ -108,7 +109,7 @@ CLAIM = claim(
         ),
     ),
     changes=RAFT,
-    sft_steps=208,
+    sft_steps=256,
     quick={
         "iterate.iterations": 1,
         "iterate.updates": 2,
