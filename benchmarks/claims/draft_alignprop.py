@@ -89,6 +89,11 @@ CLAIM = claim(
             "anchored to data, truth at that rate is above what it is without",
             says.above("anchored", "hacked", TRUTH, ""),
         ),
+        says.report(
+            "O3",
+            "through the last step alone the reward rises while the truth falls",
+            says.over_optimised("draft_1", CLIP, TRUTH),
+        ),
         says.report("T2", "AlignProp raises the reward", says.above("alignprop", "start", CLIP, "")),
         says.report(
             "A1",
