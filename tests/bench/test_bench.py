@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,19 @@ def test_memory_is_above_the_level_before() -> None:
     assert 100 * 2**20 < measured < 180 * 2**20  # three steps of 40 MiB each
     with pytest.raises(UserError, match="measuring the memory of slow failed"):
         memory.peak_of("no_such_bench", "product", "slow", quick=True)
+
+
+def test_a_record_becomes_tables(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = run_bench("small", quick=True, output_dir=tmp_path)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["bench_table.py", str(tmp_path / "bench.json")])
+    runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "bench_table.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    ratio = record["cases"]["product"]["comparisons"]["slow / quick"]["ratio"]
+    assert "### `small`, case `product`" in said and f"| `slow / quick` | {ratio:.2f} [" in said
+    assert said.count("| `") == len(record["cases"]["product"]["variants"]) + 2
 
 
 def test_definitions_are_checked() -> None:
