@@ -25,11 +25,13 @@ DRAFT = {
 }
 """Gradients have a norm of about 0.1 and now and then one of 6: cut at 1, those alone would decide Adam's scale."""
 
+PUSHED = {"pathwise.learning_rate": 1e-3, "pathwise.max_steps": 2 * STEPS}
+
 _trained = partial(trained, clip=True)
 
 CLAIM = claim(
     "draft-alignprop",
-    "A reward's gradient raises the reward fast; at a higher rate it is hacked, and the report shows it",
+    "A reward's gradient raises the reward fast; pushed on it is hacked, and the report shows it",
     "Clark et al. (2023), arXiv:2309.17400; Prabhudesai et al. (2023), arXiv:2310.03739; controls of mmalign's own",
     (
         _trained("draft", "DRaFT through all 10 steps on the CLIP reward", "pathwise", {}),
@@ -42,16 +44,16 @@ CLAIM = claim(
         ),
         _trained(
             "hacked",
-            "three times the learning rate",
+            "three times the learning rate, twice the steps",
             "pathwise",
-            {"pathwise.learning_rate": 1e-3},
+            PUSHED,
             kind="baseline",
         ),
         _trained(
             "anchored",
-            "three times the learning rate, with the supervised loss on data beside the reward",
+            "the same with the supervised loss on data beside the reward",
             "pathwise",
-            {"pathwise.learning_rate": 1e-3, "pathwise.sft_coef": 1.0},
+            {**PUSHED, "pathwise.sft_coef": 1.0},
             kind="baseline",
         ),
         _trained(
@@ -76,7 +78,7 @@ CLAIM = claim(
         ),
         says.must(
             "O1",
-            "at three times the rate the reward rises while the truth falls",
+            "at three times the rate and twice the steps the reward rises while the truth falls",
             says.over_optimised("hacked", CLIP, TRUTH),
         ),
         says.report(
@@ -86,7 +88,7 @@ CLAIM = claim(
         ),
         says.report(
             "O2",
-            "anchored to data, truth at that rate is above what it is without",
+            "anchored to data, truth is above what it is without",
             says.above("anchored", "hacked", TRUTH, ""),
         ),
         says.report(
