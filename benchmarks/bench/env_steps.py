@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,8 @@ class EnvironmentSetting:
     """Episodes of one task and embodiment under random actions; calling it builds the named variants.
 
     Args:
-        n: episodes side by side.
-        steps: steps of each; shorter than the time limit, so that none ends.
+        n: episodes side by side, of starts with which none ends: gymnasium's vector would begin such a one anew.
+        steps: steps of each; shorter than the time limit.
     """
 
     n: int
@@ -40,9 +42,18 @@ class EnvironmentSetting:
         makers = {"one-by-one": self._loop, "vector": self._vector, "batch": self._batch}
         return {name: makers[name]() for name in names}
 
-    @property
+    @cached_property
     def _seeds(self) -> list[int]:
-        return [1000 + k for k in range(self.n)]
+        """The first starts from 1000 on, without those whose episode ends under these actions."""
+        seeds, spare = [1000 + k for k in range(self.n)], count(1000 + self.n)
+        while True:
+            env = sweep.SweepBatch([sweep.Start("group", "short", seed) for seed in seeds])
+            env.reset()
+            for now in self._actions():
+                env.step(now)
+            if not env.ended.any():
+                return seeds
+            seeds = [next(spare) if ended else seed for seed, ended in zip(seeds, env.ended, strict=True)]
 
     def _actions(self) -> NDArray[np.float32]:
         rng = np.random.default_rng(0)

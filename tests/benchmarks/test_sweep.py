@@ -68,3 +68,13 @@ def test_the_bench_compares_equal_work() -> None:
     for name in ("vector", "batch"):
         assert torch.equal(found["one-by-one"]["observations"], found[name]["observations"])
         assert torch.allclose(found["one-by-one"]["reward"], found[name]["reward"])
+
+
+def test_no_episode_of_the_bench_ends_early() -> None:
+    """Gymnasium's vector begins an ended episode anew, so that the variants would not do the same work."""
+    setting = EnvironmentSetting(256, 60)
+    seeds = setting._seeds
+    assert len(set(seeds)) == 256 and seeds != list(range(1000, 1256))  # a random pusher did succeed somewhere
+    env = sweep.SweepBatch([sweep.Start("group", "short", seed) for seed in seeds])
+    env.reset()
+    assert not any(env.step(now).terminated.any() for now in setting._actions())
