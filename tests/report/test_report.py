@@ -124,6 +124,18 @@ def test_one_arm_and_an_unknown_task_still_make_a_page(synthetic_run: Path, tmp_
     assert "paired" not in page.partition("<main>")[2]
 
 
+def test_a_figure_that_is_not_there_has_no_unit(synthetic_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(synthetic_run, copy)
+    for results in copy.glob("evals/*/*/results.json"):
+        told = json.loads(results.read_text())
+        for entry in told["metrics"].values():
+            entry.update(value=None, ci_low=None, ci_high=None)
+        results.write_text(json.dumps(told))
+    page = build_report(copy).read_text()
+    assert "n/a" in page and "n/a %" not in page
+
+
 def test_only_curves(synthetic_run: Path, tmp_path: Path) -> None:
     shutil.copy(synthetic_run / "metrics.jsonl", tmp_path)
     assert "nothing has been evaluated yet" in build_report(tmp_path).read_text()
