@@ -38,19 +38,16 @@ def _variants(variants: Mapping[str, Any]) -> list[str]:
     for name, found in variants.items():
         seconds = found["cpu_s"]
         shown = f"{seconds['median']:.3f} [{seconds['low']:.3f}, {seconds['high']:.3f}]"
-        gflop = "" if found["gflop"] is None else f"{found['gflop']:.1f}"
-        share = "" if found["gemm_share"] is None else f"{found['gemm_share']:.0%}"
-        peak = "" if found["peak_bytes"] is None else f"{found['peak_bytes'] / 1e6:.0f}"
-        lines.append(f"| `{name}` | {shown} | {gflop} | {share} | {peak} |")
+        peak = "" if found["peak_bytes"] is None else f"{found['peak_bytes'] / 2**20:.0f}"
+        lines.append(f"| `{name}` | {shown} | {found['gflop']:.1f} | {found['gemm_share']:.0%} | {peak} |")
     return lines
 
 
 def _ratios(comparisons: Mapping[str, Any]) -> list[str]:
     lines = ["| ratio | measured [min, max] | bar |", "|---|---|---|"]
     for name, found in comparisons.items():
-        spread = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
         bar = "" if found["bar"] is None else f"{found['bar']:g}, {'met' if found['met'] else 'missed'}"
-        lines.append(f"| `{name}` | {found['ratio']:.2f}{spread} | {bar} |")
+        lines.append(f"| `{name}` | {found['ratio']:.2f} [{found['low']:.2f}, {found['high']:.2f}] | {bar} |")
     return lines
 
 

@@ -10,14 +10,14 @@ from mmalign.benchmarks.claims.pictures import F1, F1_NETWORK, best_of_4, claim,
 __all__ = ["CLAIM"]
 
 CLIP, TRUTH = "measured/clip", "measured/truth/network"
-STEPS, RATE = 48, 3e-4
+STEPS = 48
 DRAFT = {
     "reward.name": "clip",
     "pathwise.max_steps": STEPS,
     "pathwise.rollout_batch_size": 32,
     "pathwise.per_device_train_batch_size": 32,
     "pathwise.grad_steps": 10,
-    "pathwise.learning_rate": RATE,
+    "pathwise.learning_rate": 3e-4,
     "pathwise.warmup_ratio": 0.1,
     "pathwise.max_grad_norm": 0.1,
     "pathwise.sft_coef": 0.0,
