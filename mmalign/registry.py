@@ -83,8 +83,13 @@ def entries(group: str) -> Mapping[str, tuple[Entry, ...]]:
     return _table()[group]
 
 
-def load(group: str, name: str) -> Any:
+def load(group: str, name: str, *, key: str = "") -> Any:
     """Import and return the object registered as ``name``.
+
+    Args:
+        group: the kind of plug-in.
+        name: its name.
+        key: the key of the configuration that asked for it, for what is said of an unknown name.
 
     Raises:
         UserError: for an unknown name, a name that two packages claim, or a plug-in that fails to load.
@@ -92,7 +97,8 @@ def load(group: str, name: str) -> Any:
     known = entries(group)
     if name not in known:
         options = ", ".join(sorted(known)) or "none installed"
-        raise UserError(f"{name}: no such name under {group}{nearest(name, known)}; known: {options}")
+        asked = f"{key}: {name}" if key else name
+        raise UserError(f"{asked}: no such name under {group}{nearest(name, known)}; known: {options}")
     if len(known[name]) > 1:
         packages = " and ".join(sorted(f"{entry.package} ({entry.value})" for entry in known[name]))
         raise UserError(f"{name}: claimed under {group} by {packages}; uninstall one of them")

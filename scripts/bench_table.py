@@ -20,6 +20,8 @@ def main() -> None:
     )
     parser.add_argument("records", type=Path, nargs="+", help="bench.json files")
     for file in parser.parse_args().records:
+        if not file.is_file():
+            parser.error(f"{file}: no such file; `mmalign bench NAME` writes a bench.json")
         record = json.loads(file.read_text(encoding="utf-8"))
         loads = sorted(record["load_per_core"].values())
         for name, case in record["cases"].items():

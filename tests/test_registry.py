@@ -65,6 +65,13 @@ def test_failures_are_one_sentence(plugins: list[Point], name: str, says: str) -
         registry.load("rewards", name)
 
 
+def test_an_unknown_name_is_said_with_the_key_that_asked_for_it(plugins: list[Point]) -> None:
+    with pytest.raises(
+        UserError, match=r'^reward\.name: god: no such name under rewards \(did you mean "good"'
+    ):
+        registry.load("rewards", "god", key="reward.name")
+
+
 def test_status_reports_each_plugin_on_its_own(plugins: list[Point]) -> None:
     problems = {name: problem for name, _, problem in registry.status("rewards")}
     assert problems["good"] is None

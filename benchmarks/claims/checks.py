@@ -48,7 +48,7 @@ def equal_steps(stage: str, *arms: str) -> Check:
     """Those of the named arms that ran made the same number of optimiser steps of a stage in every cell."""
 
     def check(results: Results) -> Verdict:
-        sign = "rewards/mean" if stage == "grpo" else "loss"  # a step over the KL budget has no loss
+        sign = "rewards/mean" if stage in ("grpo", "ppo") else "loss"  # a step over the KL budget has no loss
         seen = {
             len(results.curve(arm, stage, sign, cell))
             for arm in ran(results, arms)

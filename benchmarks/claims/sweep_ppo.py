@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmalign.benchmarks.claims.checks import equal_steps, minus, must, report
+from mmalign.benchmarks.claims.checks import equal_steps, minus, must, report, shown_beside
 from mmalign.benchmarks.claims.iterative import gains_nothing, improves
 from mmalign.claims.definition import Arm, Claim, Verdict
 from mmalign.claims.results import Results
@@ -14,6 +14,8 @@ from mmalign.claims.rules import at_least, rises
 __all__ = ["CLAIM"]
 
 STEPS = 200
+BUDGET = 120.0
+"""Nats per episode from its clone above which no arm is updated: without it PPO ends there, its control at 282."""
 SUCCESS, SHARP = "sweep@T1/success", "sweep@T0.5/success"
 LONG = "sweep@T1/success/long"
 
@@ -70,10 +72,12 @@ CLAIM = Claim(
         report("B1", "PPO ends above more cloning", improves("ppo", "clone_more", SUCCESS)),
         report("B2", "and above the cloned policy sampled at half the temperature", above_a_sharper_start),
         report("L1", "success rises with the stick that no training row has", improves("ppo", "start", LONG)),
+        report("K1", "distance from the clone, nats per episode", shown_beside("train/kl", "ppo", "shuffled")),
     ),
     recipe="robot-ppo",
     overrides={
         "ppo.max_steps": STEPS,
+        "ppo.kl_budget": BUDGET,
         "evaluate.n": 256,
         "evaluate.batch_size": 256,
         "evaluate.split": "test",
@@ -93,6 +97,7 @@ CLAIM = Claim(
         "success T=0.5": SHARP,
         "long stick T=1": LONG,
         "reward": "train/rewards/mean",
+        "KL nats": "train/kl",
     },
     seeds=5,
     recorded=Path(__file__).parent / "verdicts" / "sweep-ppo.json",

@@ -91,7 +91,9 @@ class IterateConfig(Section):
     learning_rate: Positive = 1e-5
     """Peak learning rate."""
     warmup_ratio: Share = 0.1
-    """Share of all steps over which the learning rate rises from 0; constant after that."""
+    """Share of all steps over which the learning rate rises from 0."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after its rise, over all rounds: stay, or fall to a tenth."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
     weight_decay: NonNegative = 0.0

@@ -33,6 +33,8 @@ class PathwiseConfig(Section):
     """Peak learning rate."""
     warmup_ratio: Share = 0.1
     """Share of the steps over which the learning rate rises from 0."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after its rise: stay, or fall to a tenth."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
     weight_decay: NonNegative = 0.0

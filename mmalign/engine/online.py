@@ -95,7 +95,8 @@ class OnlineTrainer:
 
     def step(self, step: int) -> Mapping[str, float]:
         """Do step ``step`` and return its metrics."""
-        factor = learning_rate_factor(step, self.cfg.max_steps, self.cfg.warmup_ratio, "constant")
+        cfg = self.cfg
+        factor = learning_rate_factor(step, cfg.max_steps, cfg.warmup_ratio, cfg.lr_scheduler_type)
         set_learning_rates(self.state.optimizer, factor)
         scored = self._collect(step)
         self.last_rollout = scored

@@ -58,7 +58,7 @@ class PathwiseTrainer:
     def step(self, step: int) -> Mapping[str, float]:
         """Do step ``step`` and return its metrics."""
         cfg = self.cfg
-        factor = learning_rate_factor(step, cfg.max_steps, cfg.warmup_ratio, "constant")
+        factor = learning_rate_factor(step, cfg.max_steps, cfg.warmup_ratio, cfg.lr_scheduler_type)
         set_learning_rates(self.state.optimizer, factor)
         self.model.eval()
         prompts = rows_for_step(self.rows, cfg.rollout_batch_size, step, seed=self.seed, stage=self.name)

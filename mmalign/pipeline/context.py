@@ -56,7 +56,7 @@ class RunContext:
     @cached_property
     def adapter(self) -> Likelihood:
         """The modality's adapter."""
-        made: Likelihood = registry.load("modalities", self.cfg.modality)()
+        made: Likelihood = registry.load("modalities", self.cfg.modality, key="modality")()
         if isinstance(made, TakesShortCuts):
             made.speed = Speed(**self.cfg.speed.model_dump())
         self._configure(made, self.cfg.model.options, "model.options")
@@ -91,7 +91,7 @@ class RunContext:
     @cached_property
     def world(self) -> Any:
         """The world that rows and truth come from when no data file is given."""
-        return registry.load("worlds", self.cfg.data.world)
+        return registry.load("worlds", self.cfg.data.world, key="data.world")
 
     def stage_dir(self, stage: str) -> Path:
         """The stage's folder."""

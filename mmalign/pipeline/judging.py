@@ -21,6 +21,6 @@ def build_judge(ctx: RunContext) -> tuple[Judge, Extractor]:
     options: Mapping[str, Any] = cfg.judge_options
     if cfg.label_noise:
         options = {**options, "label_noise": cfg.label_noise, "seed": ctx.cfg.seed}
-    judge: Judge = registry.load("judges", cfg.judge)(**options)
-    extractor: Extractor = registry.load("extractors", cfg.extractor)()
+    judge: Judge = registry.load("judges", cfg.judge, key="feedback.judge")(**options)
+    extractor: Extractor = registry.load("extractors", cfg.extractor, key="feedback.extractor")()
     return judge, extractor

@@ -35,7 +35,7 @@ def build_reward(ctx: RunContext, cfg: RewardConfig) -> Callable[[Rollout], Step
         return main
     terms = {cfg.name: (main, 1.0)}
     for name, weight in cfg.also.items():
-        plain: Any = registry.load("rewards", name)()
+        plain: Any = registry.load("rewards", name, key="reward.also")()
         if name == cfg.name or isinstance(plain, RewardRecipe):
             raise UserError(
                 f"reward.also: {name} must be a plain reward other than reward.name; add one of those"
@@ -45,7 +45,7 @@ def build_reward(ctx: RunContext, cfg: RewardConfig) -> Callable[[Rollout], Step
 
 
 def _main_reward(ctx: RunContext, cfg: RewardConfig) -> Callable[[Rollout], StepReward]:
-    entry: Any = registry.load("rewards", cfg.name)
+    entry: Any = registry.load("rewards", cfg.name, key="reward.name")
     made = _made(cfg, entry)
     if not isinstance(made, RewardRecipe):
         plain: Callable[[Rollout], StepReward] = made

@@ -29,7 +29,8 @@ class StageSink:
         self._times = run_dir / "timing.jsonl"
         self._stage = stage
         self._last = time.perf_counter()
-        self._trackers: list[Tracker] = [registry.load("trackers", name)(run_dir) for name in report_to]
+        loaded = (registry.load("trackers", name, key="report_to") for name in report_to)
+        self._trackers: list[Tracker] = [tracker(run_dir) for tracker in loaded]
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record one step's metrics.

@@ -30,10 +30,13 @@ def model_card(run: Run) -> str:
         parts += ["| metric | before | after | paired difference | |", "|---|---|---|---|---|"]
         parts += [_row(line) for line in section.top_lines]
         parts.append("")
+    if run.evals:
+        parts += [
+            "Square brackets hold 95 % intervals; differences are paired over the same samples. Methods and",
+            "every other metric are in `evals/*/*/results.json`, the answers in `samples.jsonl` beside it.",
+            "",
+        ]
     parts += [
-        "Square brackets hold 95 % intervals; differences are paired over the same samples. Methods and",
-        "every other metric are in `evals/*/*/results.json`, the answers in `samples.jsonl` beside it.",
-        "",
         "## Use and limits",
         "",
         "- Evaluated on the tasks above and nothing else; behaviour elsewhere is unknown.",

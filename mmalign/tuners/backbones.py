@@ -74,7 +74,7 @@ def _from_folder(timm: Any, spec: str, n_classes: int) -> nn.Module:
     if spec.startswith("local:"):
         folder = Path(spec.removeprefix("local:"))
     else:
-        folder = Path(registry.load("backbones", spec))
+        folder = Path(registry.load("backbones", spec, key="backbone"))
     for needed in ("config.json", "model.safetensors"):
         if not (folder / needed).is_file():
             raise UserError(

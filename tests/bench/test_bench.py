@@ -137,6 +137,10 @@ def test_a_record_becomes_tables(
     ratio = record["cases"]["product"]["comparisons"]["slow / quick"]["ratio"]
     assert "### `small`, case `product`" in said and f"| `slow / quick` | {ratio:.2f} [" in said
     assert said.count("| `") == len(record["cases"]["product"]["variants"]) + 2
+    monkeypatch.setattr(sys, "argv", ["bench_table.py", str(tmp_path / "bentch.json")])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "bench_table.py"), run_name="__main__")
+    assert "bentch.json: no such file" in capsys.readouterr().err
 
 
 def test_definitions_are_checked() -> None:

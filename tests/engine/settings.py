@@ -24,8 +24,8 @@ def ppo_settings(**changes: Any) -> Any:
         cliprange=0.2, cliprange_high=None, dual_clip=None, cliprange_value=0.2, vf_coef=0.5, kl_coef=0.02,
         kl_estimator="k1", kl_placement="reward", kl_ratio_correction=True, kl_target=None, kl_horizon=1000.0,
         kl_budget=None, kl_stop=1.0, whiten_advantages=True, whiten_rewards=False, entropy_coef=0.0, temperature=1.0,
-        max_completion_length=8, max_grad_norm=1.0, warmup_ratio=0.0, advantage="gae", loss_type="dapo",
-        importance_sampling_level="token", sapo_temperature_pos=1.0, sapo_temperature_neg=1.05,
+        max_completion_length=8, max_grad_norm=1.0, warmup_ratio=0.0, lr_scheduler_type="constant", advantage="gae",
+        loss_type="dapo", importance_sampling_level="token", sapo_temperature_pos=1.0, sapo_temperature_neg=1.05,
         scale_rewards="group", dense_advantages=False, reference="copy", reuse_sampling_logp=True,
     )  # fmt: skip
     return SimpleNamespace(**(settings | changes))

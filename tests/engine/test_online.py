@@ -191,3 +191,21 @@ def test_sampling_logps_serve_as_old_ones() -> None:
         for name in ("loss", "grad_norm", "kl", "rewards/mean", "approx_kl"):
             assert reused[name] == pytest.approx(scored[name], rel=1e-5, abs=1e-6), name
         assert reused["entropy"] > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+        ("linear", [1.0, 0.7, 0.4, 0.1]),
+        ("cosine", [1.0, 0.775, 0.325, 0.1]),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule(kind: str, rates: list[float]) -> None:
+    """One step of warm-up, then as named: a tenth is left at the last step."""
+    cfg = ppo_settings(max_steps=4, warmup_ratio=0.25, lr_scheduler_type=kind, learning_rate=1e-2)
+    trainer, seen = make_trainer(cfg), []
+    for step in range(1, 5):
+        trainer.step(step)
+        seen.append(trainer.state.optimizer.param_groups[0]["lr"] / 1e-2)
+    assert seen == pytest.approx(rates)

@@ -62,6 +62,7 @@ def test_protocol_averages_and_report(backbone: str, tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "digit-parity" in page and "mean of the group means" in page and "tuned to 3 tasks" in page
     card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "samples.jsonl" not in page + card.split("## Configuration")[0]  # there are no answers to point at
     assert (
         f"| cells | specialised | {100 * measured['task/cells']:.1f} |" in card
         and "before" not in card.split("## Use")[0]

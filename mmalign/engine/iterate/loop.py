@@ -154,7 +154,8 @@ class IterativeTrainer:
         if self._current is None or self._current.number != number:
             metrics |= self._begin(number, resumed=place > 0)
         assert self._current is not None
-        factor = learning_rate_factor(step, self.cfg.max_steps, self.cfg.warmup_ratio, "constant")
+        cfg = self.cfg
+        factor = learning_rate_factor(step, cfg.max_steps, cfg.warmup_ratio, cfg.lr_scheduler_type)
         set_learning_rates(self.state.optimizer, factor)
         metrics |= self._update(self._current.items, step, place)
         metrics["learning_rate"] = float(self.state.optimizer.param_groups[0]["lr"])

@@ -72,7 +72,7 @@ def temperature_name(temperature: float) -> str:
 def _task(ctx: RunContext, name: str) -> Task:
     """Build a task with the options of the section that it takes; ``task_options`` must fit."""
     cfg = ctx.cfg.evaluate
-    known = option_names(registry.load("tasks", name))
+    known = option_names(registry.load("tasks", name, key="evaluate.tasks"))
     wanted = {"split": cfg.split, "n": cfg.n, "seed": ctx.cfg.data.seed}
     if "data" in cfg.task_options:  # a file has no split of ours
         wanted.pop("split")

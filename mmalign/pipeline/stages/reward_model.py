@@ -33,7 +33,7 @@ NAME = "reward_model"
 def run(ctx: RunContext) -> None:
     """Train on labelled or compared answers, measure on held-out ones, write ``final`` and ``quality.json``."""
     cfg = ctx.cfg.reward_model
-    recipe: Any = registry.load("rewards", ctx.cfg.reward.name)
+    recipe: Any = registry.load("rewards", ctx.cfg.reward.name, key="reward.name")
     if not issubclass(recipe, RewardTrainer):
         raise UserError(
             f"reward.name: {ctx.cfg.reward.name} has no models to train; leave out the stage reward_model"

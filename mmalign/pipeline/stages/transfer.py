@@ -68,7 +68,7 @@ def open_suite(cfg: TransferConfig) -> TransferSuite:
     Raises:
         UserError: when it is unknown or does not take its options.
     """
-    made = registry.load("transfer", cfg.suite)
+    made = registry.load("transfer", cfg.suite, key="transfer.suite")
     try:
         suite: TransferSuite = made(**cfg.suite_options)
     except TypeError as error:
