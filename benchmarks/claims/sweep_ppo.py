@@ -72,7 +72,9 @@ CLAIM = Claim(
         report("B1", "PPO ends above more cloning", improves("ppo", "clone_more", SUCCESS)),
         report("B2", "and above the cloned policy sampled at half the temperature", above_a_sharper_start),
         report("L1", "success rises with the stick that no training row has", improves("ppo", "start", LONG)),
-        report("K1", "distance from the clone, nats per episode", shown_beside("train/kl", "ppo", "shuffled")),
+        report(
+            "K1", "distance from the clone, nats per episode", shown_beside("train/kl", "ppo", "shuffled")
+        ),
     ),
     recipe="robot-ppo",
     overrides={
