@@ -103,11 +103,11 @@ def _start(clip: bool) -> Arm:
     )
 
 
-def guided(scale: float = 1.5) -> Arm:
-    """No training: classifier-free guidance."""
+def guided(scale: float = 1.5, name: str = "guided") -> Arm:
+    """No training: classifier-free guidance (1 is none)."""
     changes = {"evaluate.options": {"guidance_scale": scale}}
     text = f"no training: guidance {scale:g}"
-    return Arm("guided", changes, kind="baseline", stages=("evaluate",), weight=0.2, text=text)
+    return Arm(name, changes, kind="baseline", stages=("evaluate",), weight=0.2, text=text)
 
 
 def best_of_4() -> Arm:

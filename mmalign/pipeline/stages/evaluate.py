@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ def run(ctx: RunContext) -> None:
 
 def _evaluate(ctx: RunContext) -> None:
     cfg = ctx.cfg.evaluate
+    if not cfg.tasks:
+        print(f"{NAME}.tasks: none, so nothing is evaluated; mmalign list tasks names them", file=sys.stderr)
+        return
     options = {**ctx.cfg.model.options, **cfg.options}
     for arm, source in arms(ctx).items():
         model, digest = ctx.load_model(source), _weights_digest(source)
