@@ -74,8 +74,9 @@ DRAWING_HEADLINE = (
     "extra",
     "unreadable",
     "agreement",
+    "diversity",
 )
-"""What a reader wants first."""
+"""What a reader wants first; ``diversity`` is there where a prompt was drawn more than once."""
 
 
 def spread(groups: Sequence[Sequence[bytes]]) -> dict[str, Any]:

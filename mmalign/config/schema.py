@@ -67,7 +67,7 @@ class EvaluateConfig(Section):
     """Rows answered at once."""
     max_new_tokens: PositiveCount = 64
     """Longest answer, in steps."""
-    task_options: dict[str, str] = Field(default_factory=dict)
+    task_options: dict[str, str | int] = Field(default_factory=dict)
     """Further options of the tasks that take them, such as ``{data: coco_pope.json, image_dir: val2014}``."""
     options: dict[str, Option] = Field(default_factory=dict)
     """Settings of the modality's adapter that hold while answers are evaluated, over ``model.options``."""

@@ -56,12 +56,14 @@ def test_flags_follow_the_type_of_their_field() -> None:
             "--evaluate.temperatures", "0,0.7", "--stages", "[sft]", "--guard.allow_unused_media", "--seed=-3",
             "--ppo.kl_target", "null", "--model.lora_target_modules", "q_proj,v_proj", "--output-dir", "1",
             "--feedback.judge_options", "{rate: 2, model: x}", "--model.torch_dtype", "bfloat16",
+            "--evaluate.task_options", "{repeats: 2, kind: count}",
         ],
     )  # fmt: skip
     assert cfg.evaluate.temperatures == (0.0, 0.7) and cfg.stages == ("sft",) and cfg.seed == -3
     assert cfg.guard.allow_unused_media and cfg.ppo.kl_target is None and cfg.output_dir == "1"
     assert cfg.model.lora_target_modules == ("q_proj", "v_proj")
     assert cfg.feedback.judge_options == {"rate": 2, "model": "x"}
+    assert cfg.evaluate.task_options == {"repeats": 2, "kind": "count"}
     assert (
         load_config("fgaif", ["--model.lora_target_modules", "all-linear"]).model.lora_target_modules
         == "all-linear"
