@@ -13,7 +13,7 @@ ESTIMATES = {
     "demo-vision": "3 minutes",
     "demo-vision-quick": "60 seconds",
     "demo-robot": "2 minutes",
-    "demo-music": "3 minutes",
+    "demo-music": "5 minutes",
     "demo-diffusion": "4 minutes",
 }
 """Run time of the demos, measured on two cores of a 2024 server processor with one thread a process."""
