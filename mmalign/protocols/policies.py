@@ -32,7 +32,8 @@ class Likelihood(Protocol):
     """Loads a policy and scores given answers under it.  Required of every modality.
 
     An adapter with the attribute ``shares_prompts = True`` scores answers to one prompt together when they stand in
-    one batch; its score then must not depend on the neighbours of a row.
+    one batch; its score then must not depend on the neighbours of a row.  With ``scores_bare_steps = True`` drawn
+    rows whose ``completion`` was taken away are scored by their recorded steps, even where a surrogate scores answers.
     """
 
     name: str

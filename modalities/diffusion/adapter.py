@@ -37,6 +37,7 @@ class DiffusionAdapter:
 
     name = "diffusion"
     row_streams = True
+    scores_bare_steps = True
     random_start = True
 
     def __init__(self, options: DiffusionOptions | None = None, *, speed: Speed | None = None) -> None:
@@ -85,12 +86,15 @@ class DiffusionAdapter:
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Recorded steps ``[B, K, C, H, W]`` where rows have them, else their pictures ``[B, 3, H, W]``.
 
+        With ``score: denoising`` recorded steps are taken of rows alone that have no picture.
+
         Raises:
             UserError: naming a row that has neither, or whose kind is not that of the first.
         """
         if not rows:
             raise UserError("there are no rows to collate")
-        recorded = [isinstance(row.steps, Denoising) and self.options.score == "auto" for row in rows]
+        auto = self.options.score == "auto"
+        recorded = [isinstance(row.steps, Denoising) and (auto or row.completion is None) for row in rows]
         if len(set(recorded)) > 1:
             odd = rows[recorded.index(not recorded[0])]
             raise UserError(f'row "{odd.id}": a batch holds drawn steps or given pictures, not both')

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mmalign.engine.iterate.collect import Drawing, draw, sequence_logps
+from mmalign.objectives.kl import gaussian_kl
 from mmalign.protocols import Likelihood, Samples
 
 if TYPE_CHECKING:
@@ -31,20 +33,18 @@ def measured(
     A modality that cannot sample is measured on the rows' own answers (``nll`` alone).
 
     Returns:
-        ``kl`` (nats per answer, a sample estimate of KL(policy || start); absent where the modality scores answers by
-        a surrogate), ``completion_length`` (steps), ``finished``
-        (share), ``rewards/mean`` where there is a reward, and ``nll`` per step of the rows' own answers where they
-        have some.
+        ``kl`` (nats per answer, a sample estimate of KL(policy || start); where the modality scores answers by a
+        surrogate, the exact one of their recorded Gaussian steps, or absent), ``completion_length`` (steps),
+        ``finished`` (share), ``rewards/mean`` where there is a reward, and ``nll`` per step of the rows' own answers
+        where they have some.
     """
     found: dict[str, float] = {}
     if isinstance(how.adapter, Samples):
         rollouts = draw(how, model, rows, 1, names)
         answers = [row for rollout in rollouts for row in rollout.rows]
-        if not _surrogate(how.adapter, model, answers[:1]):
-            now = sequence_logps(how.adapter, model, answers, how.chunk)
-            with initial.installed(model):
-                then = sequence_logps(how.adapter, model, answers, how.chunk)
-            found["kl"] = float((now - then).mean())
+        kl = _kl(how, model, initial, answers)
+        if kl is not None:
+            found["kl"] = kl
         steps = torch.cat([rollout.mask.sum(1) for rollout in rollouts])
         found["completion_length"] = float(steps.float().mean())
         found["finished"] = float(torch.cat([rollout.finished for rollout in rollouts]).float().mean())
@@ -54,6 +54,36 @@ def measured(
     if own:
         found["nll"] = _nll(how, model, own)
     return found
+
+
+def _kl(how: Drawing, model: nn.Module, initial: Snapshot, answers: Sequence[Row]) -> float | None:
+    if not _surrogate(how.adapter, model, answers[:1]):
+        now = sequence_logps(how.adapter, model, answers, how.chunk)
+        with initial.installed(model):
+            then = sequence_logps(how.adapter, model, answers, how.chunk)
+        return float((now - then).mean())
+    if not getattr(how.adapter, "scores_bare_steps", False):
+        return None
+    bare = [replace(row, completion=None) for row in answers]  # what is left to score are the steps
+    total = 0.0
+    for start in range(0, len(bare), how.chunk):
+        part = bare[start : start + how.chunk]
+        new, mask = _moments(how.adapter, model, part)
+        with initial.installed(model):
+            old, _ = _moments(how.adapter, model, part)
+        if new is None or old is None:
+            return None
+        total += float(gaussian_kl(new[0], old[0], new[1], mask).sum())
+    return total / len(bare)
+
+
+@torch.no_grad()
+def _moments(
+    adapter: object, model: nn.Module, rows: Sequence[Row]
+) -> tuple[tuple[Tensor, Tensor] | None, Tensor]:
+    assert isinstance(adapter, Likelihood)
+    scored = adapter.logp(model, adapter.collate(rows))
+    return scored.moments, scored.mask
 
 
 @torch.no_grad()

@@ -87,6 +87,15 @@ def test_a_stage_moves_the_denoiser(
     )
 
 
+def test_rounds_scored_by_denoising_still_know_their_distance(launch: Callable[..., Path]) -> None:
+    """The exact KL of the drawn steps: nothing where nothing was learnt, more than nothing where something was."""
+    found = {}
+    for rate in (1e-12, 1e-2):
+        sections = {**STAGES["iterate"], "iterate": {**STAGES["iterate"]["iterate"], "learning_rate": rate}}
+        found[rate] = metrics(launch("iterate", f"rate-{rate}", **sections))[-1]["kl"]
+    assert 0 <= found[1e-12] < 1e-6 < 1e-2 < found[1e-2]
+
+
 @pytest.mark.parametrize("lora", [0, 2])
 def test_a_killed_grpo_run_ends_with_the_same_numbers(
     lora: int, launch: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
