@@ -164,8 +164,9 @@ def _hacked(arm: str) -> Check:
 def _both_kept(arm: str, other: str, t: float) -> Check:
     def check(results: Results) -> Verdict:
         name = ALIGNED.format(t=f"{t:g}", name="adherence/all")
-        kept = {
-            s: [a / b - 0.95 for a, b in zip(values, results.per_start(other, name)[s], strict=True)]
+        theirs = results.per_start(other, name)
+        kept = {  # an arm with fewer seeds has the first of them
+            s: [a / b - 0.95 for a, b in zip(values, theirs[s][: len(values)], strict=True)]
             for s, values in results.per_start(arm, name).items()
         }
         return all_of(

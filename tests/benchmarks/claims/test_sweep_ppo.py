@@ -30,5 +30,5 @@ def test_the_claim_runs_in_quick_and_judges(tmp_path: Path, monkeypatch: pytest.
     runner.run_claim("sweep-ppo", seeds=1, quick=True, output_dir=tmp_path, workers=0, console=console)
     verdicts = {s["id"]: s for s in json.loads((tmp_path / "claim.json").read_text())["statements"]}
     assert verdicts["E1"]["verdict"] == "holds" and verdicts["E1"]["value"] == 2.0
-    assert set(verdicts) == {"E1", "S1", "S2", "S3", "A1", "B1", "B2", "L1"}
+    assert set(verdicts) == {"E1", "S1", "S2", "S3", "A1", "B1", "B2", "L1", "K1"}
     assert all("no metric" not in s["measured"] and "has no" not in s["measured"] for s in verdicts.values())
