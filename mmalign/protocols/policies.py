@@ -33,7 +33,8 @@ class Likelihood(Protocol):
 
     An adapter with the attribute ``shares_prompts = True`` scores answers to one prompt together when they stand in
     one batch; its score then must not depend on the neighbours of a row.  With ``scores_bare_steps = True`` drawn
-    rows whose ``completion`` was taken away are scored by their recorded steps, even where a surrogate scores answers.
+    rows whose ``completion`` was taken away are scored by their recorded Gaussian steps, even where a surrogate scores
+    answers.
     """
 
     name: str

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.engine.iterate.collect import Drawing, draw, sequence_logps
-from mmalign.objectives.kl import gaussian_kl
+from mmalign.engine.scoring import step_kl
 from mmalign.protocols import Likelihood, Samples
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def measured(
     return found
 
 
+@torch.no_grad()
 def _kl(how: Drawing, model: nn.Module, initial: Snapshot, answers: Sequence[Row]) -> float | None:
+    assert isinstance(how.adapter, Likelihood)
     if not _surrogate(how.adapter, model, answers[:1]):
         now = sequence_logps(how.adapter, model, answers, how.chunk)
         with initial.installed(model):
@@ -67,23 +69,14 @@ def _kl(how: Drawing, model: nn.Module, initial: Snapshot, answers: Sequence[Row
     bare = [replace(row, completion=None) for row in answers]  # what is left to score are the steps
     total = 0.0
     for start in range(0, len(bare), how.chunk):
-        part = bare[start : start + how.chunk]
-        new, mask = _moments(how.adapter, model, part)
-        with initial.installed(model):
-            old, _ = _moments(how.adapter, model, part)
-        if new is None or old is None:
+        batch = how.adapter.collate(bare[start : start + how.chunk])
+        if not batch.mask.any():  # a deterministic sampler
             return None
-        total += float(gaussian_kl(new[0], old[0], new[1], mask).sum())
+        new = how.adapter.logp(model, batch)
+        with initial.installed(model):
+            old = how.adapter.logp(model, batch)
+        total += float(step_kl(how.adapter, new, old).sum())
     return total / len(bare)
-
-
-@torch.no_grad()
-def _moments(
-    adapter: object, model: nn.Module, rows: Sequence[Row]
-) -> tuple[tuple[Tensor, Tensor] | None, Tensor]:
-    assert isinstance(adapter, Likelihood)
-    scored = adapter.logp(model, adapter.collate(rows))
-    return scored.moments, scored.mask
 
 
 @torch.no_grad()

@@ -96,6 +96,12 @@ def test_rounds_scored_by_denoising_still_know_their_distance(launch: Callable[.
     assert 0 <= found[1e-12] < 1e-6 < 1e-2 < found[1e-2]
 
 
+def test_rounds_of_a_deterministic_sampler_have_no_distance(launch: Callable[..., Path]) -> None:
+    sections = {**STAGES["iterate"], "model": {"options": {"score": "denoising", "eta": 0.0}}}
+    last = metrics(launch("iterate", "deterministic", **sections))[-1]
+    assert "kl" not in last and "rewards/mean" in last
+
+
 @pytest.mark.parametrize("lora", [0, 2])
 def test_a_killed_grpo_run_ends_with_the_same_numbers(
     lora: int, launch: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
