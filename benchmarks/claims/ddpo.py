@@ -6,7 +6,6 @@ from mmalign.benchmarks.claims import pictures_statements as says
 from mmalign.benchmarks.claims.pictures import (
     DDPO,
     EXACT,
-    EXACT_NETWORK,
     F1,
     F1_NETWORK,
     best_of_4,
@@ -47,16 +46,7 @@ CLAIM = claim(
             "and is above that of shuffled rewards, by both detectors",
             says.both_detectors("ddpo", "shuffled", F1, F1_NETWORK),
         ),
-        says.must(
-            "X1",
-            "more pictures are exactly what was asked for, by both detectors",
-            says.both_detectors("ddpo", "start", EXACT, EXACT_NETWORK),
-        ),
-        says.must(
-            "X2",
-            "and more than under shuffled rewards, by both detectors",
-            says.both_detectors("ddpo", "shuffled", EXACT, EXACT_NETWORK),
-        ),
+        *says.more_exact("ddpo"),
         says.report("A3", "and above supervised training of equal compute", says.above("ddpo", "sft", EXACT)),
         says.report("A4", "and above guidance 1.5 without training", says.above("ddpo", "guided", EXACT)),
         says.report(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mmalign.benchmarks.claims.checks import (
     Check,
     equal_steps,
@@ -10,8 +12,9 @@ from mmalign.benchmarks.claims.checks import (
     report,
     shown_beside,
 )
-from mmalign.claims.definition import Verdict
-from mmalign.claims.results import Results
+from mmalign.benchmarks.claims.pictures import EXACT, EXACT_NETWORK
+from mmalign.claims.definition import Statement, Verdict
+from mmalign.claims.results import PerStart, Results
 from mmalign.claims.rules import all_of, no_gain, rises
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "both_detectors",
     "equal_steps",
     "first_update_is_on_policy",
+    "more_exact",
     "must",
     "nothing_from",
     "over_optimised",
@@ -38,18 +42,36 @@ def below(arm: str, other: str, metric: str, unit: str = "points") -> Check:
     return above(other, arm, metric, unit)
 
 
-def both_detectors(arm: str, other: str, template: str, network: str) -> Check:
-    """The arm is above the other by each of two independent detectors."""
+def both_detectors(
+    arm: str, other: str, template: str, network: str, judged: Callable[[PerStart], Verdict] = rises
+) -> Check:
+    """The arm is above the other by each of two independent detectors, or as ``judged`` says of the change."""
 
     def check(results: Results) -> Verdict:
         return all_of(
             [
-                ("template", rises(results.change(arm, other, template))),
-                ("network", rises(results.change(arm, other, network))),
+                ("template", judged(results.change(arm, other, template))),
+                ("network", judged(results.change(arm, other, network))),
             ]
         )
 
     return check
+
+
+def more_exact(arm: str) -> tuple[Statement, Statement]:
+    """More pictures are exact than the start's and than the arm ``shuffled``'s, by both detectors: X1, X2."""
+    return (
+        must(
+            "X1",
+            "more pictures are exactly what was asked for, by both detectors",
+            both_detectors(arm, "start", EXACT, EXACT_NETWORK),
+        ),
+        must(
+            "X2",
+            "and more than under shuffled rewards, by both detectors",
+            both_detectors(arm, "shuffled", EXACT, EXACT_NETWORK),
+        ),
+    )
 
 
 def nothing_from(control: str, treated: str, metric: str, sign: float = 1.0) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from mmalign.benchmarks.claims import pictures_statements as says
 from mmalign.benchmarks.claims.pictures import (
@@ -19,7 +20,7 @@ from mmalign.benchmarks.claims.pictures import (
 )
 from mmalign.claims.definition import Verdict
 from mmalign.claims.results import Results
-from mmalign.claims.rules import all_of, at_least
+from mmalign.claims.rules import at_least
 
 __all__ = ["CLAIM"]
 
@@ -40,10 +41,10 @@ RAFT = {
     "evaluate.options": {"guidance_scale": 1.5},
 }
 """Two large rounds: in six of 128 prompts each learns the blur of the last, and 48 updates in each are too few.  Every
-arm is decoded at guidance 1.5, the best of four on validation prompts for the start and for the aligned policy."""
+arm is decoded at guidance 1.5, on validation prompts the best of those tried for the start and the aligned policy."""
 TRUTH = "measured/truth/template"
 FEW = 3
-"""Seeds of arms whose distance from RAFT is large."""
+"""Seeds of arms that are only held against RAFT."""
 AIM = 0.15
 """Points of exactly right pictures that one aims for."""
 
@@ -60,16 +61,6 @@ def keeps_the_better_half(results: Results) -> Verdict:
     good = min(gaps) >= -1e-6 and min(used) == 1.0
     text = f"least gap {min(gaps):.3g} reward over {len(gaps)} rounds; prompts used {min(used):.3g}"
     return Verdict("holds" if good else "fails", min(gaps), text=text)
-
-
-def gains_the_aim(results: Results) -> Verdict:
-    """15 points or more of exactly right pictures over the start, by each of two detectors."""
-    return all_of(
-        [
-            (name, at_least(results.change("raft", "start", metric), AIM, unit="points"))
-            for name, metric in (("template", EXACT), ("network", EXACT_NETWORK))
-        ]
-    )
 
 
 CLAIM = claim(
@@ -109,17 +100,14 @@ CLAIM = claim(
         says.must(
             "R2", "and above that of shuffled rewards", says.above("raft", "shuffled", TRUTH, "reward")
         ),
-        says.must(
-            "X1",
-            "more pictures are exactly what was asked for, by both detectors",
-            says.both_detectors("raft", "start", EXACT, EXACT_NETWORK),
+        *says.more_exact("raft"),
+        says.report(
+            "X3",
+            "by 15 points or more, by both detectors",
+            says.both_detectors(
+                "raft", "start", EXACT, EXACT_NETWORK, partial(at_least, threshold=AIM, unit="points")
+            ),
         ),
-        says.must(
-            "X2",
-            "and more than under shuffled rewards, by both detectors",
-            says.both_detectors("raft", "shuffled", EXACT, EXACT_NETWORK),
-        ),
-        says.report("X3", "by 15 points or more, by both detectors", gains_the_aim),
         says.report("R3", "and above the start's", says.above("raft", "start", TRUTH, "reward")),
         says.report(
             "A1",
