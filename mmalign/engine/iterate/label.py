@@ -46,8 +46,13 @@ class RewardLabels:
         """Total reward of each answer, ``[B]``.
 
         Raises:
-            UserError: when a reward is not finite.
+            UserError: when a reward is not finite, or no answer has a step that it could stand on.
         """
+        if not rollout.mask.any():
+            raise UserError(
+                "stage iterate: the answers have no steps that a reward could stand on, as those of a sampler without "
+                "noise have none (eta 0, sampler: ode); sample with noise"
+            )
         totals = masked_sum(self._reward(rollout).per_step, rollout.mask, 1)
         bad = (~torch.isfinite(totals)).nonzero().flatten().tolist()
         if bad:

@@ -96,10 +96,14 @@ def test_rounds_scored_by_denoising_still_know_their_distance(launch: Callable[.
     assert 0 <= found[1e-12] < 1e-6 < 1e-2 < found[1e-2]
 
 
-def test_rounds_of_a_deterministic_sampler_have_no_distance(launch: Callable[..., Path]) -> None:
-    sections = {**STAGES["iterate"], "model": {"options": {"score": "denoising", "eta": 0.0}}}
-    last = metrics(launch("iterate", "deterministic", **sections))[-1]
-    assert "kl" not in last and "rewards/mean" in last
+def test_rounds_of_a_deterministic_sampler(launch: Callable[..., Path]) -> None:
+    """Its pictures have no steps: no reward can stand on them, and there is no KL."""
+    still = {"model": {"options": {"score": "denoising", "eta": 0.0}}}
+    with pytest.raises(UserError, match="no steps that a reward could stand on"):
+        launch("iterate", "rewarded", **{**STAGES["iterate"], **still})
+    given = {**STAGES["iterate"]["iterate"], "label": "data", "select": "data"}
+    last = metrics(launch("iterate", "given", **still, iterate=given))[-1]
+    assert "kl" not in last and last["completion_length"] == 0
 
 
 @pytest.mark.parametrize("lora", [0, 2])
