@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from mmalign.errors import UserError
 from mmalign.objectives.optimal_transport import (
     alignment_loss,
     cosine_cost,
@@ -17,10 +19,12 @@ from mmalign.objectives.optimal_transport import (
 )
 from mmalign.objectives.reward_model import bradley_terry
 
-__all__ = ["AlignedEncoder", "Comparison", "FrameEncoder", "FrameScore", "pixel_features"]
+__all__ = ["CONTRAST", "SIZE", "AlignedEncoder", "Comparison", "FrameEncoder", "FrameScore", "pixel_features"]
 
 SIZE = 64
 """Numbers of an embedding."""
+CONTRAST = 4.0
+"""What pictures are multiplied by once their mean grey is taken off."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,29 @@ class FrameEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embed frames; the mean grey of a picture is taken off first."""
-        embedded: Tensor = self.net(4.0 * (frames - 0.8))
+        embedded: Tensor = self.net(CONTRAST * (frames - 0.8))
         return embedded
+
+    def read(self, folder: Path) -> None:
+        """Take the weights of a pre-trained encoder, as ``scripts/train_eye.py`` writes them.
+
+        Raises:
+            UserError: when the folder holds none that fits.
+        """
+        from safetensors.torch import load_file
+
+        file = folder / "model.safetensors"
+        if not file.is_file():
+            raise UserError(
+                f"reward_model.model_name_or_path: {folder} has no model.safetensors; "
+                "expected an encoder of frames such as embedded:eye"
+            )
+        weights, own = load_file(file), self.state_dict()
+        if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in own.items()}:
+            raise UserError(
+                f"reward_model.model_name_or_path: {file} is no encoder of frames; expected one such as embedded:eye"
+            )
+        self.load_state_dict(weights)
 
     def videos(self, videos: Tensor) -> Tensor:
         """``[B, F, 3, H, W]`` to ``[B, F, 64]``."""

@@ -107,8 +107,17 @@ class _Ranked:
     def create(
         self, adapter: Likelihood, source: str, probe: Row, cfg: RewardModelConfig, *, device: str, dtype: str
     ) -> Any:
-        """A fresh encoder drawn from the stage's own stream; it does not start from the policy."""
-        return self.made(int(torch.randint(2**31, ())))
+        """An encoder drawn from the stage's own stream, or the one that ``model_name_or_path`` names.
+
+        It never starts from the policy.
+
+        Raises:
+            UserError: when that folder holds no encoder of frames.
+        """
+        model = self.made(int(torch.randint(2**31, ())))
+        if cfg.model_name_or_path is not None:
+            model.net.encoder.read(Path(source))
+        return model
 
     def load(self, adapter: Likelihood, folder: Path, *, device: str, dtype: str) -> Any:
         """Read a trained encoder.

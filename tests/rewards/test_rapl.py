@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mmalign.errors import UserError
 from mmalign.pipeline.stages.transitions import answered_rollout
 from mmalign.rewards.rapl import FrameScoreRecipe, Rapl
 from mmalign.rewards.rapl.encoder import AlignedEncoder, Comparison, FrameEncoder, FrameScore, pixel_features
+from mmalign.rewards.rapl.pretrain import pretrain
 from mmalign.rewards.rapl.quality import spearman, video_quality
 from mmalign.rewards.rapl.reward import RaplReward, ScoreReward
 from mmalign.rewards.rapl.videos import expert_videos, frames_at, spaced, video
+from mmalign.worlds.scenes.ship import file_sha256
 from mmalign.worlds.sweep.single import ZONE
 
+EYE = ZONE.READERS["eye"]
 
-def settings(n: int, shuffle: bool = False) -> Any:
-    return SimpleNamespace(ranking=SimpleNamespace(n_train=n, n_heldout=n, shuffle=shuffle))
+
+def settings(n: int, shuffle: bool = False, source: str | None = None) -> Any:
+    ranking = SimpleNamespace(n_train=n, n_heldout=n, shuffle=shuffle)
+    return SimpleNamespace(ranking=ranking, model_name_or_path=source)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +148,46 @@ def test_recipes_train_measure_save_and_load(recipe: Any, rows: Any, tmp_path: P
     other = FrameScoreRecipe() if isinstance(recipe, Rapl) else Rapl()
     with pytest.raises(UserError, match="holds no"):
         other.load(None, tmp_path, device="cpu", dtype="float32")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("recipe", [Rapl(), FrameScoreRecipe()])
+def test_both_rewards_start_from_the_eye_where_it_is_named(recipe: Any, rows: Any, tmp_path: Path) -> None:
+    def made(source: Path | None) -> torch.Tensor:
+        cfg = settings(6, source=None if source is None else "embedded:eye")
+        model = recipe.create(None, str(source), rows[0], cfg, device="cpu", dtype="float32")
+        return model.net.encoder(video(rows[0].chosen)).detach()  # type: ignore[no-any-return]
+
+    assert torch.equal(made(EYE), made(EYE)) and not torch.equal(made(None), made(None))
+    with pytest.raises(UserError, match=r"reward_model.model_name_or_path: .* has no model.safetensors"):
+        made(tmp_path)
+    save_file({"net.0.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="is no encoder of frames"):
+        made(tmp_path)
+
+
+def test_the_shipped_eye_is_what_its_record_says(recorded: Any) -> None:
+    record = json.loads((EYE / "README.json").read_text())
+    assert record["weights_sha256"] == file_sha256(EYE / "model.safetensors")
+    encoder = FrameEncoder()
+    encoder.read(EYE)
+    with torch.no_grad():
+        embedded = encoder(torch.cat([video(row.completion) for row in recorded]))
+    spread = embedded.std(0).mean()
+    assert 0.7 < float(spread) < 1.3 and float(embedded.mean(0).abs().mean()) < 0.5 * float(spread)
+
+
+def test_pretraining_learns_to_draw_what_it_saw(recorded: Any) -> None:
+    frames = torch.cat([video(row.completion) for row in recorded])
+
+    def trained(steps: int) -> tuple[FrameEncoder, float]:
+        return pretrain(frames, frames, steps=steps, batch=16, learning_rate=3e-3, seed=0)
+
+    (short, before), (again, _), (encoder, after) = trained(2), trained(2), trained(200)
+    assert after > before + 0.3
+    embedded = encoder(frames).detach()
+    assert float(embedded.mean(0).abs().max()) < 1e-4
+    assert float(embedded.std(0).mean()) == pytest.approx(1, abs=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(short.parameters(), again.parameters(), strict=True))
 
 
 def test_coin_labels_turn_about_half_of_the_pairs_round(rows: Any) -> None:

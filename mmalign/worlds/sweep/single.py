@@ -7,7 +7,10 @@ to a goal with the gripper, :data:`DEMOS` the same there and back.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
 
 from mmalign.errors import UserError, nearest
 from mmalign.rng import derive_seed
@@ -35,7 +38,8 @@ class OneTask:
     embodiments: tuple[str, ...]
     skills: tuple[Skill, ...] = SKILLS
     both_ways: bool = False
-    BASES: tuple[str, ...] = ("robot:0", "robot:1")
+    BASES: ClassVar[tuple[str, ...]] = ("robot:0", "robot:1")
+    READERS: ClassVar[Mapping[str, Path]] = {"eye": Path(__file__).parent / "eye"}
 
     def rows(self, split: str, n: int, seed: int = 0, kind: str = "start") -> list[Row]:
         """The first ``n`` rows of a split, of a kind that the whole world has too.

@@ -19,6 +19,15 @@ from mmalign.claims.results import Cell, Results, cell_folder
 SEEDS = (0, 1, 2)
 
 
+def successes(policy: str, share: float) -> dict[str, Any]:
+    """The files of an evaluation with one sample and one figure."""
+    folder = f"evals/{policy}/sweep@T1"
+    return {
+        f"{folder}/results.json": {"metrics": {"success": {"value": share}}},
+        f"{folder}/samples.jsonl": {"schema": "mmalign.sample/1", "id": "a", "index": 0},
+    }
+
+
 def results(
     root: Path, claim: Claim, files: Mapping[str, Mapping[str, Any]], curves: Mapping[str, Any]
 ) -> Results:
@@ -44,7 +53,8 @@ def verdict(claim: Claim, ident: str, found: Results) -> str:
 @pytest.mark.parametrize("quick", [True, False])
 def test_arms_are_held_equal(claim: Claim, quick: bool) -> None:
     keys = check_equal(claim, quick=quick)
-    assert "offline_rl.updates" in keys and "reward_model.max_steps" in keys
+    assert "reward_model.max_steps" in keys
+    assert ("ppo.kl_target" if claim is RAPL else "offline_rl.updates") in keys
 
 
 QUALITY = "stages/reward_model/quality.json"
@@ -61,6 +71,17 @@ def test_rapl_ranks_better_or_it_does_not(tmp_path: Path, plain: float, wanted: 
     assert verdict(RAPL, "R1", found) == wanted
     assert verdict(RAPL, "R3", found) == "holds"
     assert verdict(RAPL, "R4", found) == ("fails" if plain >= 0.4 else "holds")
+
+
+@pytest.mark.parametrize(("success", "wanted"), [(0.4, "holds"), (0.1, "fails")])
+def test_rapl_serves_a_policy_as_well_as_five_times_the_labels_or_it_does_not(
+    tmp_path: Path, success: float, wanted: str
+) -> None:
+    shares = {"rapl": success, "score": 0.15, "score5": 0.2, "shuffled": 0.12}
+    files = {name: successes("ppo", share) for name, share in shares.items()}
+    files["start"] = successes("sft", 0.11)
+    found = results(tmp_path, RAPL, files, {})
+    assert [verdict(RAPL, s, found) for s in ("P1", "P2", "P3", "P4")] == [wanted] * 4
 
 
 def claims_of(claimed: float, false: float) -> list[dict[str, float]]:
