@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.benchmarks.claims import musicrl_statements as says
-from mmalign.benchmarks.claims.musicrl_measured import measure
+from mmalign.benchmarks.claims.musicrl_measured import Job, in_turn, measure, quality
 from mmalign.claims.baselines import best_of_n
 from mmalign.claims.definition import Arm, Claim
 
@@ -26,10 +26,10 @@ def _decoded(guidance: float, temperature: float) -> dict[str, Any]:
     return {"evaluate.options": {"guidance_scale": guidance}, "evaluate.temperatures": [temperature]}
 
 
-def _untrained(name: str, text: str, guidance: float, temperature: float) -> Arm:
+def _untrained(name: str, text: str, guidance: float, temperature: float, job: Job | None = None) -> Arm:
     changes = _decoded(guidance, temperature)
     text = f"no training: {text}"
-    return Arm(name, changes, kind="baseline", stages=("evaluate",), weight=0.3, text=text)
+    return Arm(name, changes, kind="baseline", stages=("evaluate",), job=job, weight=0.3, text=text)
 
 
 def _trained(
@@ -38,9 +38,10 @@ def _trained(
     changes: Mapping[str, Any],
     stages: tuple[str, ...] = ("grpo", "evaluate"),
     first_seeds: int | None = None,
+    job: Job | None = None,
 ) -> Arm:
     overrides = {"evaluate.include_start": False, **_decoded(**ALIGNED_BEST), **changes}
-    return Arm(name, overrides, stages=stages, job=measure("grpo"), text=text, first_seeds=first_seeds)
+    return Arm(name, overrides, stages=stages, job=job or measure("grpo"), text=text, first_seeds=first_seeds)
 
 
 _USERS = ("reward_model", "grpo", "evaluate")
@@ -69,7 +70,9 @@ CLAIM = Claim(
         ),
         _untrained("guided", "guidance", START_BEST["guidance"], 1.0),
         _untrained("cool", "a lower temperature", 1.0, START_BEST["temperature"]),
-        _untrained("start_best", "guidance and a lower temperature, its best setting", **START_BEST),
+        _untrained(
+            "start_best", "guidance and a lower temperature, its best setting", **START_BEST, job=quality()
+        ),
         Arm(
             "best_of_4",
             _decoded(START_BEST["guidance"], 1.0),
@@ -79,7 +82,7 @@ CLAIM = Claim(
             weight=0.6,
             text="no training: the best of 4 by R, at the start's best setting",
         ),
-        _trained("r", "R: adherence and quality", {}),
+        _trained("r", "R: adherence and quality", {}, job=in_turn(measure("grpo"), quality("grpo"))),
         _trained(
             "shuffled",
             "control: the same rewards given to other pieces",

@@ -1,8 +1,9 @@
-"""What the claim about MusicRL measures beside the task: every reward, the truth and the users' taste on one draw."""
+"""What the claim about MusicRL measures beside the task: rewards, truth and taste, and quality on more captions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign import registry
@@ -12,13 +13,18 @@ if TYPE_CHECKING:
     from mmalign.pipeline.context import RunContext
     from mmalign.types import Rollout
 
-__all__ = ["FILE", "measure"]
+__all__ = ["FILE", "Job", "in_turn", "measure", "quality"]
+
+Job = Callable[["RunContext"], None]
+"""What an arm does after its stages."""
 
 FILE = "measured.json"
 PROMPTS, EACH = 32, 4
+MORE = 4
+"""How many times the task's captions: a distance between two sets of sounds needs more of them than shares do."""
 
 
-def measure(stage: str | None = None) -> Callable[[RunContext], None]:
+def measure(stage: str | None = None) -> Job:
     """A job that draws 4 pieces to each of 32 validation captions, as in training, and writes ``measured.json``.
 
     ``truth`` (exact adherence), ``adherence`` and ``quality`` (the parts of R before weighting), ``taste`` (the mean
@@ -33,9 +39,7 @@ def measure(stage: str | None = None) -> Callable[[RunContext], None]:
         from mmalign.rng import generator
         from mmalign.worlds.tunes.users import mean_taste
 
-        final = ctx.stage_dir(stage) / "final" if stage else None
-        if final is not None and not final.is_dir():
-            raise UserError(f"{final}: is not there, so there is no policy to measure")
+        final = _final(ctx, stage)
         adapter: Any = ctx.adapter
         adapter.configure({k: v for k, v in ctx.cfg.model.options.items() if k != "train_codebooks"})
         model, rows = (
@@ -59,6 +63,64 @@ def measure(stage: str | None = None) -> Callable[[RunContext], None]:
         write_json(ctx.run_dir / FILE, found)
 
     return job
+
+
+def quality(stage: str | None = None) -> Job:
+    """A job that answers four times the test captions, decoded as in the task, and adds ``fad`` and ``mos`` to
+    ``measured.json``; the answers lie in ``quality/``.
+
+    Args:
+        stage: whose policy; ``None`` for the start.
+    """
+
+    def job(ctx: RunContext) -> None:
+        from mmalign.data.jsonl import read_json, write_json
+        from mmalign.evals.run import evaluate
+        from mmalign.evals.task import load_task
+
+        cfg, source = ctx.cfg.evaluate, str(_final(ctx, stage) or ctx.start_policy())
+        task = load_task("tunes", {"split": cfg.split, "n": MORE * cfg.n, "seed": ctx.cfg.data.seed})
+        with ctx.decoding() as adapter:
+            found = evaluate(
+                adapter,
+                ctx.load_model(source),
+                task,
+                ctx.run_dir / "quality",
+                seed=ctx.cfg.seed,
+                temperature=cfg.temperatures[0],
+                batch_size=cfg.batch_size,
+                max_steps=cfg.max_new_tokens,
+                model_info={"id": stage or "start", "arm": stage or "start"},
+                options={**ctx.cfg.model.options, **cfg.options},
+                progress=False,
+            )
+        file = ctx.run_dir / FILE
+        known = read_json(file) if file.is_file() else {}
+        write_json(file, {**known, **{name: found["metrics"][name]["value"] for name in ("fad", "mos")}})
+
+    return job
+
+
+def in_turn(*jobs: Job) -> Job:
+    """A job that runs others one after the other."""
+
+    def job(ctx: RunContext) -> None:
+        for one in jobs:
+            one(ctx)
+
+    return job
+
+
+def _final(ctx: RunContext, stage: str | None) -> Path | None:
+    """The folder of a stage's policy; ``None`` for the start.
+
+    Raises:
+        UserError: when the stage left none.
+    """
+    final = ctx.stage_dir(stage) / "final" if stage else None
+    if final is not None and not final.is_dir():
+        raise UserError(f"{final}: is not there, so there is no policy to measure")
+    return final
 
 
 def _kl(ctx: RunContext, drawn: Rollout) -> float:

@@ -54,7 +54,7 @@ CLAIM = Claim(
         Arm("oracle", {"evaluate.include_start": False, **OWN}, kind="baseline", stages=("ppo", "evaluate"),
             reuses="start", text="PPO on the environment's own reward and progress"),
         Arm("clone_more", {"sft.max_steps": 9000}, kind="baseline", stages=("sft", "evaluate"),
-            text="no rewards: three times as many steps of cloning"),
+            text="no rewards: three times as many steps of cloning", quick=False),
     ),
     statements=(
         must("E1", "arms that learn a reward made equal steps of reward", equal_steps("reward_model", *LEARNT)),
