@@ -14,12 +14,7 @@ def model_card(run: Run) -> str:
     parts = [f"# Model card: {_plain(name)}", ""]
     trained = [stage for stage in run.stages if stage not in ("evaluate", "report", "feedback")]
     parts += [
-        f"Trained with mmalign, stages: {', '.join(trained) or 'none recorded'}."
-        + (
-            f" Compared below: `{run.before}` (before) and `{run.after or 'n/a'}` (after)."
-            if run.before
-            else ""
-        ),
+        f"Trained with mmalign, stages: {', '.join(trained) or 'none recorded'}.{_policies(run)}",
         "",
     ]
     if run.env.get("command"):
@@ -27,7 +22,8 @@ def model_card(run: Run) -> str:
     parts += ["## Results", "", *_transfer(run)] if run.transfer else ["## Results", ""]
     for section in headline_sections(run):
         parts += [f"### {section.task}, {section.setting} (n = {section.n})", ""]
-        parts += ["| metric | before | after | paired difference | |", "|---|---|---|---|---|"]
+        titles = "before | after | paired difference" if section.after else "value | |"
+        parts += [f"| metric | {titles} | |", "|---|---|---|---|---|"]
         parts += [_row(line) for line in section.top_lines]
         parts.append("")
     if run.evals:
@@ -47,6 +43,15 @@ def model_card(run: Run) -> str:
     if run.config:
         parts += ["## Configuration", "", "```yaml", run.config.rstrip().replace("```", "'''"), "```", ""]
     return "\n".join(parts)
+
+
+def _policies(run: Run) -> str:
+    """Which policies the tables are about."""
+    if not run.before:
+        return ""
+    if not run.after:
+        return f" Evaluated below: `{run.before}`."
+    return f" Compared below: `{run.before}` (before) and `{run.after}` (after)."
 
 
 def _transfer(run: Run) -> list[str]:

@@ -122,6 +122,11 @@ def test_one_arm_and_an_unknown_task_still_make_a_page(synthetic_run: Path, tmp_
     page = build_report(copy).read_text()
     assert "&lt;b&gt;mine&lt;/b&gt;" in page and "<b>mine</b>" not in page
     assert "paired" not in page.partition("<main>")[2]
+    assert (
+        "<h2>Figures</h2>" in page and "</svg>sft</span>" in page and ">before<" not in page
+    )  # nothing was before
+    card = (copy / "MODEL_CARD.md").read_text()
+    assert "Evaluated below: `sft`." in card and "| metric | value |" in card and "before" not in card
 
 
 def test_a_figure_that_is_not_there_has_no_unit(synthetic_run: Path, tmp_path: Path) -> None:
