@@ -57,7 +57,6 @@ CLAIM = Claim(
             kind="baseline",
             stages=("sft", "evaluate"),
             text="no rewards: three times as many steps of cloning",
-            quick=False,
         ),
     ),
     statements=(
