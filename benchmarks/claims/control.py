@@ -16,6 +16,7 @@ __all__ = [
     "above",
     "at_most_below",
     "better",
+    "better_by",
     "minus",
     "must",
     "numbers",
@@ -50,6 +51,11 @@ def above(
 def better(arm: str, other: str, metric: str = SUCCESS) -> Callable[[Results], Verdict]:
     """A number of the test episodes (their success) is above another arm's, paired by seed and start."""
     return lambda results: rises(results.change(arm, other, metric))
+
+
+def better_by(arm: str, other: str, least: float, metric: str = SUCCESS) -> Callable[[Results], Verdict]:
+    """The same, by ``least`` or more."""
+    return lambda results: at_least(results.change(arm, other, metric), least, unit="points")
 
 
 def at_most_below(arm: str, other: str, margin: float, metric: str = SUCCESS) -> Callable[[Results], Verdict]:

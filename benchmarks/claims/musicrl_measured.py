@@ -74,25 +74,21 @@ def quality(stage: str | None = None) -> Job:
     """
 
     def job(ctx: RunContext) -> None:
+        from mmalign.claims.baselines import answered
         from mmalign.data.jsonl import read_json, write_json
-        from mmalign.evals.run import evaluate
-        from mmalign.evals.task import load_task
 
-        cfg, source = ctx.cfg.evaluate, str(_final(ctx, stage) or ctx.start_policy())
-        task = load_task("tunes", {"split": cfg.split, "n": MORE * cfg.n, "seed": ctx.cfg.data.seed})
+        name = stage or "start"
+        model = ctx.load_model(str(_final(ctx, stage) or ctx.start_policy()))
         with ctx.decoding() as adapter:
-            found = evaluate(
+            found = answered(
+                ctx,
                 adapter,
-                ctx.load_model(source),
-                task,
+                model,
+                "tunes",
                 ctx.run_dir / "quality",
-                seed=ctx.cfg.seed,
-                temperature=cfg.temperatures[0],
-                batch_size=cfg.batch_size,
-                max_steps=cfg.max_new_tokens,
-                model_info={"id": stage or "start", "arm": stage or "start"},
-                options={**ctx.cfg.model.options, **cfg.options},
-                progress=False,
+                temperature=ctx.cfg.evaluate.temperatures[0],
+                model_info={"id": name, "arm": name},
+                times=MORE,
             )
         file = ctx.run_dir / FILE
         known = read_json(file) if file.is_file() else {}

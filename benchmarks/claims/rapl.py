@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.benchmarks.claims.checks import equal_steps, shown_beside
-from mmalign.benchmarks.claims.control import above, at_most_below, better, must, numbers, report
+from mmalign.benchmarks.claims.control import above, at_most_below, better, better_by, must, numbers, report
 from mmalign.claims.definition import Arm, Claim, Verdict
 from mmalign.claims.results import Results
 from mmalign.claims.rules import at_least
@@ -31,11 +31,6 @@ def shuffled_knows_nothing(results: Results) -> Verdict:
     real, coins = numbers(results, "rapl", "spearman"), numbers(results, "shuffled", "spearman")
     room = {s: [0.5 * a - b for a, b in zip(real[s], coins[s], strict=True)] for s in real}
     return at_least(room, 0.0, unit="below half")
-
-
-def by_25_points(results: Results) -> Verdict:
-    """The aim: 25 points more success than the cloned policy."""
-    return at_least(results.change("rapl", "start", SUCCESS), 0.25, unit="points")
 
 
 CLAIM = Claim(
@@ -70,7 +65,7 @@ CLAIM = Claim(
              at_most_below("rapl", "score5", 0.02, SUCCESS)),
         must("P3", "and more often than on the plain reward at equal labels", better("rapl", "score", SUCCESS)),
         must("P4", "and more often than on coin labels", better("rapl", "shuffled", SUCCESS)),
-        report("A1", "by 25 points or more over the clone", by_25_points),
+        report("A1", "by 25 points or more over the clone", better_by("rapl", "start", 0.25, SUCCESS)),
         report("T1", "more often than on five times the labels of the plain reward",
                better("rapl", "score5", SUCCESS)),
         report("T2", "more often than on the pre-trained encoder without labels",

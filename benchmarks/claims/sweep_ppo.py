@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.benchmarks.claims.checks import equal_steps, minus, must, report, shown_beside
+from mmalign.benchmarks.claims.control import better_by
 from mmalign.benchmarks.claims.iterative import gains_nothing, improves
 from mmalign.claims.definition import Arm, Claim, Verdict
 from mmalign.claims.results import Results
-from mmalign.claims.rules import at_least, rises
+from mmalign.claims.rules import rises
 
 __all__ = ["CLAIM"]
 
@@ -23,11 +24,6 @@ LONG = "sweep@T1/success/long"
 def _trained(name: str, text: str, changes: dict[str, Any]) -> Arm:
     overrides = {"evaluate.include_start": False, **changes}
     return Arm(name, overrides, stages=("ppo", "evaluate"), reuses="start", text=text)
-
-
-def by_25_points(results: Results) -> Verdict:
-    """The aim: 25 points more success than the cloned policy."""
-    return at_least(results.change("ppo", "start", SUCCESS), 0.25, unit="points")
 
 
 def above_a_sharper_start(results: Results) -> Verdict:
@@ -68,7 +64,7 @@ CLAIM = Claim(
         ),
         must("S2", "shuffled rewards gain nothing", gains_nothing("shuffled", "ppo", SUCCESS)),
         must("S3", "PPO ends above its shuffled control", improves("ppo", "shuffled", SUCCESS)),
-        report("A1", "by 25 points or more", by_25_points),
+        report("A1", "by 25 points or more", better_by("ppo", "start", 0.25, SUCCESS)),
         report("B1", "PPO ends above more cloning", improves("ppo", "clone_more", SUCCESS)),
         report("B2", "and above the cloned policy sampled at half the temperature", above_a_sharper_start),
         report("L1", "success rises with the stick that no training row has", improves("ppo", "start", LONG)),

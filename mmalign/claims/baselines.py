@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import UserError
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from mmalign.pipeline.context import RunContext
     from mmalign.types import Rollout, Row, StepReward
 
-__all__ = ["BestOfN", "best_of_n"]
+__all__ = ["BestOfN", "answered", "best_of_n"]
 
 
 class BestOfN:
@@ -82,29 +83,60 @@ def best_of_n(n: int, temperature: float = 1.0) -> Callable[[RunContext], None]:
     """
 
     def job(ctx: RunContext) -> None:
-        from mmalign.evals.run import evaluate
-        from mmalign.evals.task import load_task
         from mmalign.pipeline.rewarding import build_reward
         from mmalign.pipeline.stages.evaluate import temperature_name
 
-        cfg = ctx.cfg.evaluate
         model = ctx.load_model(ctx.start_policy())
-        options = {**ctx.cfg.model.options, **cfg.options}
         with ctx.decoding() as adapter:
             chooser = BestOfN(adapter, build_reward(ctx, ctx.cfg.reward), n)
-            for name in cfg.tasks:
-                evaluate(
-                    chooser,
-                    model,
-                    load_task(name, {"split": cfg.split, "n": cfg.n, "seed": ctx.cfg.data.seed}),
-                    ctx.run_dir / "evals" / f"best_of_{n}" / f"{name}@{temperature_name(temperature)}",
-                    seed=ctx.cfg.seed,
-                    temperature=temperature,
-                    batch_size=cfg.batch_size,
-                    max_steps=cfg.max_new_tokens,
-                    model_info={"id": f"start, best of {n}", "arm": f"best_of_{n}"},
-                    options=options,
-                    progress=False,
-                )
+            for name in ctx.cfg.evaluate.tasks:
+                folder = ctx.run_dir / "evals" / f"best_of_{n}" / f"{name}@{temperature_name(temperature)}"
+                info = {"id": f"start, best of {n}", "arm": f"best_of_{n}"}
+                answered(ctx, chooser, model, name, folder, temperature=temperature, model_info=info)
 
     return job
+
+
+def answered(
+    ctx: RunContext,
+    adapter: Any,
+    model: Any,
+    task: str,
+    folder: Path,
+    *,
+    temperature: float,
+    model_info: Mapping[str, Any],
+    times: int = 1,
+) -> dict[str, Any]:
+    """Let a job's policy answer a task as the run's section ``evaluate`` says; finished samples are kept.
+
+    Args:
+        ctx: the run.
+        adapter: what answers, within ``ctx.decoding()``.
+        model: its policy.
+        task: name of the task.
+        folder: where answers and results go.
+        temperature: of the sampling.
+        model_info: what identifies the policy.
+        times: how many times the rows of ``evaluate.n``.
+
+    Returns:
+        The results.
+    """
+    from mmalign.evals.run import evaluate
+    from mmalign.evals.task import load_task
+
+    cfg = ctx.cfg.evaluate
+    return evaluate(
+        adapter,
+        model,
+        load_task(task, {"split": cfg.split, "n": times * cfg.n, "seed": ctx.cfg.data.seed}),
+        folder,
+        seed=ctx.cfg.seed,
+        temperature=temperature,
+        batch_size=cfg.batch_size,
+        max_steps=cfg.max_new_tokens,
+        model_info=model_info,
+        options={**ctx.cfg.model.options, **cfg.options},
+        progress=False,
+    )

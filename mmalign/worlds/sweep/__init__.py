@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mmalign.worlds.sweep.data import (
     DEMONSTRATOR,
     HELD_OUT,
+    READERS,
     ROW_KINDS,
     SEGMENT_STEPS,
     SPLITS,
@@ -35,8 +34,6 @@ from mmalign.worlds.sweep.render import SIDE, render, repeated
 
 BASES = ("robot:0", "robot:1")
 """The start models: fresh policies, which the robot adapter makes from their seeds and its options."""
-READERS = {"eye": Path(__file__).parent / "eye"}
-"""Starts of reward models: an encoder of frames after ``scripts/train_eye.py``, which saw no label and no reward."""
 
 __all__ = [
     "ACTION_SIZE",

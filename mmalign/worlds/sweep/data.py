@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from mmalign.errors import UserError, nearest
 from mmalign.rng import derive_seed, numpy_generator
@@ -16,6 +17,7 @@ __all__ = [
     "DEMONSTRATOR",
     "HELD_OUT",
     "LEAST_GAP",
+    "READERS",
     "ROW_KINDS",
     "SEGMENT_STEPS",
     "SKILLS",
@@ -32,6 +34,8 @@ SPLITS = ("train", "validation", "test")
 """No two share a start."""
 HELD_OUT = "long"
 """The embodiment that no training row has."""
+READERS = {"eye": Path(__file__).parent / "eye"}
+"""Starts of reward models: an encoder of frames after ``scripts/train_eye.py``, which saw no label and no reward."""
 DEMONSTRATOR = Skill(noise=0.2, aim=0.03, pause=0.05)
 """The expert whose episodes ``caption`` rows hold: it succeeds in about 19 episodes of 20."""
 SEGMENT_STEPS = 20
