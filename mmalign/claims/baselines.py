@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from mmalign.claims.definition import Job
     from mmalign.pipeline.context import RunContext
     from mmalign.types import Rollout, Row, StepReward
 
@@ -76,7 +77,7 @@ class BestOfN:
         return show(row) if show is not None else {}
 
 
-def best_of_n(n: int, temperature: float = 1.0) -> Callable[[RunContext], None]:
+def best_of_n(n: int, temperature: float = 1.0) -> Job:
     """A job that evaluates the start policy with best-of-``n`` sampling under the run's reward.
 
     Fills ``evals/best_of_<n>/<task>@T<temperature>``; finished samples are kept.

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from mmalign.claims.results import Results
     from mmalign.pipeline.context import RunContext
 
-__all__ = ["Arm", "Claim", "Overrides", "Statement", "Verdict", "as_overrides"]
+__all__ = ["Arm", "Claim", "Job", "Overrides", "Statement", "Verdict", "as_overrides"]
 
 Overrides = Mapping[str, Any] | tuple[str, ...]
 """Changes to the recipe: ``{"ppo.max_steps": 10}`` or ``("--ppo.max_steps 10",)``."""
+
+Job = Callable[["RunContext"], None]
+"""What an arm does after its stages, with the run's context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Arm:
             ``shared`` makes feedback and reward models for others, ``baseline`` trains nothing.
         stages: the recipe's stages that run here.
         reuses: the arm whose finished stages (sft, feedback, reward_model) count as this one's.
-        job: called with the run's context after the stages, for what no stage does (best-of-n).
+        job: called after the stages, for what no stage does (best-of-n).
         first_seeds: run on the first so many seeds only (sweeps); every seed by default.
         quick: whether the arm runs under ``--quick`` too.
         weight: rough cost beside the other arms, for the time estimate.
@@ -57,7 +60,7 @@ class Arm:
     kind: Literal["start", "shared", "train", "baseline"] = "train"
     stages: tuple[str, ...] = ("ppo", "evaluate")
     reuses: str | None = None
-    job: Callable[[RunContext], None] | None = None
+    job: Job | None = None
     first_seeds: int | None = None
     quick: bool = True
     weight: float = 1.0

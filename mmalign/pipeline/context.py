@@ -168,6 +168,26 @@ class RunContext:
         trained = self.home("sft") / "stages" / "sft" / "final"
         return str(trained) if trained.is_dir() else self.base_model()
 
+    def reward_model_source(self) -> str:
+        """What reward models start from: the configured model, one of the world's readers, or the start policy.
+
+        Raises:
+            UserError: when ``embedded:NAME`` names no reader of the world.
+        """
+        name = self.cfg.reward_model.model_name_or_path
+        if name is None:
+            return self.start_policy()
+        head, _, reader = name.partition(":")
+        if head != "embedded":
+            return name
+        readers: Mapping[str, Any] = getattr(self.world, "READERS", {})
+        if reader not in readers:
+            known = ", ".join(f"embedded:{key}" for key in readers) or "none"
+            raise UserError(
+                f"reward_model.model_name_or_path: the world {self.cfg.data.world} has no {name!r}, only {known}"
+            )
+        return str(readers[reader])
+
     def load_model(self, source: str) -> nn.Module:
         """Load a model onto this process's device, in eval mode."""
         model = self.adapter.load(

@@ -66,7 +66,8 @@ def open_run(cfg: RunConfig) -> RunContext:
     """Create or reopen the run folder; ``config.yaml`` and ``env.json`` are written first.
 
     Raises:
-        UserError: when the folder holds a run with another configuration.
+        UserError: when the folder holds a run with another configuration, or the configuration names a stage,
+            modality, world, start model or reader that there is not (nothing is written then).
     """
     unknown = [stage for stage in cfg.stages if stage not in STAGES]
     if unknown:
@@ -74,6 +75,7 @@ def open_run(cfg: RunConfig) -> RunContext:
             f"stages: unknown stage {unknown[0]!r}{nearest(unknown[0], STAGES)}; known: {', '.join(STAGES)}"
         )
     ctx = RunContext(cfg, Path(cfg.output_dir))
+    _refuse_unknown(ctx)
     if not ctx.accelerator.is_main_process:
         return ctx
     wanted = config_dict(cfg)
@@ -88,6 +90,16 @@ def open_run(cfg: RunConfig) -> RunContext:
     if not (ctx.run_dir / "env.json").is_file():
         write_json(ctx.run_dir / "env.json", _environment())
     return ctx
+
+
+def _refuse_unknown(ctx: RunContext) -> None:
+    """Look up what the configuration names before anything is written, not hours later in the stage that needs it."""
+    ahead = [stage for stage in ctx.cfg.stages if not ctx.is_done(stage)]
+    if ahead:
+        _ = ctx.adapter
+        ctx.base_model()
+    if "reward_model" in ahead:
+        ctx.reward_model_source()
 
 
 def run_one(ctx: RunContext, stage: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,12 @@ def run_grpo(ctx: RunContext) -> None:
 
 
 def _run(ctx: RunContext, name: str, cfg: PPOConfig) -> None:
+    if cfg.advantage == "gae" and 0 < cfg.max_steps <= cfg.critic_warmup_steps:
+        print(
+            f"{name}.critic_warmup_steps: in all {cfg.max_steps} steps only the critic learns, so the policy stays as "
+            f"it is; set it below {name}.max_steps",
+            file=sys.stderr,
+        )
     rows = ctx.training_rows()
     model = tuned(ctx, ctx.load_model(ctx.start_policy()))
     freeze(model, ctx.cfg.model.freeze)

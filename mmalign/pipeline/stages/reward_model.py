@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def run(ctx: RunContext) -> None:
     rows = items if not isinstance(recipe, ComparesAnswers) else [row for item in items for row in item.rows]
     model = recipe.create(
         ctx.adapter,
-        _source(ctx),
+        ctx.reward_model_source(),
         rows[0],
         cfg,
         device=str(ctx.accelerator.device),
@@ -63,27 +63,6 @@ def run(ctx: RunContext) -> None:
     trainer = offline_trainer(ctx, NAME, cfg, loss_fn, items, state)
     run_training(ctx, NAME, trainer.step, state, cfg, title="reward models")
     _finish(ctx, recipe, model, items)
-
-
-def _source(ctx: RunContext) -> str:
-    """What the reward models start from: the configured model, one of the world's readers, or the start policy.
-
-    Raises:
-        UserError: when ``embedded:NAME`` names no reader of the world.
-    """
-    name = ctx.cfg.reward_model.model_name_or_path
-    if name is None:
-        return ctx.start_policy()
-    head, _, reader = name.partition(":")
-    if head != "embedded":
-        return name
-    readers: Mapping[str, Any] = getattr(ctx.world, "READERS", {})
-    if reader not in readers:
-        known = ", ".join(f"embedded:{key}" for key in readers) or "none"
-        raise UserError(
-            f"reward_model.model_name_or_path: the world {ctx.cfg.data.world} has no {name!r}, only {known}"
-        )
-    return str(readers[reader])
 
 
 def _items(ctx: RunContext, recipe: Any, part: str) -> list[Any]:

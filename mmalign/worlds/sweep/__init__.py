@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmalign.worlds.seeds import BASES
 from mmalign.worlds.sweep.data import (
     DEMONSTRATOR,
     HELD_OUT,
@@ -31,9 +32,6 @@ from mmalign.worlds.sweep.layout import BACK, EMBODIMENTS, TASKS, Layout, Start,
 from mmalign.worlds.sweep.physics import States, advance, harmed, placed, potential, score
 from mmalign.worlds.sweep.recorder import Recorder
 from mmalign.worlds.sweep.render import SIDE, render, repeated
-
-BASES = ("robot:0", "robot:1")
-"""The start models: fresh policies, which the robot adapter makes from their seeds and its options."""
 
 __all__ = [
     "ACTION_SIZE",

@@ -15,6 +15,7 @@ from typing import ClassVar
 from mmalign.errors import UserError, nearest
 from mmalign.rng import derive_seed
 from mmalign.types import Row
+from mmalign.worlds.seeds import BASES
 from mmalign.worlds.sweep.data import READERS, ROW_KINDS, SKILLS, segment_pairs, starts
 from mmalign.worlds.sweep.environment import MAX_STEPS
 from mmalign.worlds.sweep.experts import Skill, play
@@ -38,7 +39,7 @@ class OneTask:
     embodiments: tuple[str, ...]
     skills: tuple[Skill, ...] = SKILLS
     both_ways: bool = False
-    BASES: ClassVar[tuple[str, ...]] = ("robot:0", "robot:1")
+    BASES: ClassVar[tuple[str, ...]] = BASES
     READERS: ClassVar[Mapping[str, Path]] = READERS
 
     def rows(self, split: str, n: int, seed: int = 0, kind: str = "start") -> list[Row]:
