@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.benchmarks.claims import musicrl_statements as says
-from mmalign.benchmarks.claims.musicrl_measured import Job, in_turn, measure, quality
+from mmalign.benchmarks.claims.musicrl_measured import in_turn, measure, quality
 from mmalign.claims.baselines import best_of_n
-from mmalign.claims.definition import Arm, Claim
+from mmalign.claims.definition import Arm, Claim, Job
 
 __all__ = ["CLAIM"]
 
@@ -96,13 +96,7 @@ CLAIM = Claim(
         ),
         Arm(
             "sft",
-            {
-                "model.options": {"guidance_scale": 1.0},
-                "sft.max_steps": 810,
-                "sft.per_device_train_batch_size": 128,
-                "sft.learning_rate": 1e-3,
-                **_decoded(**START_BEST),
-            },
+            {"model.options": {"guidance_scale": 1.0}, **_decoded(**START_BEST)},
             kind="baseline",
             stages=("sft", "evaluate"),
             first_seeds=FEW,
@@ -125,10 +119,15 @@ CLAIM = Claim(
         "evaluate.tasks": ["tunes"],
         "evaluate.max_new_tokens": 30,
         "grpo.max_completion_length": 30,
+        "grpo.max_steps": 600,
+        "sft.max_steps": 1620,
+        "sft.per_device_train_batch_size": 128,
+        "sft.learning_rate": 1e-3,
     },
     quick={
         "evaluate.n": 8,
         "grpo.max_steps": 2,
+        "sft.max_steps": 2,
         "grpo.rollout_batch_size": 2,
         "grpo.num_generations": 2,
         "data.n_train": 16,

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign import registry
+from mmalign.claims.definition import Job
 from mmalign.errors import UserError
 
 if TYPE_CHECKING:
     from mmalign.pipeline.context import RunContext
     from mmalign.types import Rollout
 
-__all__ = ["FILE", "Job", "in_turn", "measure", "quality"]
-
-Job = Callable[["RunContext"], None]
-"""What an arm does after its stages."""
+__all__ = ["FILE", "in_turn", "measure", "quality"]
 
 FILE = "measured.json"
 PROMPTS, EACH = 32, 4
