@@ -11,19 +11,12 @@ with the same command.
 
 from __future__ import annotations
 
-import sys
-
 from mmalign.cli.errors import friendly
-from mmalign.config.load import load_config
+from mmalign.cli.outcome import show_outcome
+from mmalign.cli.script import script_config
 from mmalign.pipeline.run import run_recipe
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    recipe = "fgaif"
-    if "--config" in arguments:
-        place = arguments.index("--config")
-        recipe = arguments[place + 1]
-        arguments = arguments[:place] + arguments[place + 2 :]
     with friendly():
-        run_dir = run_recipe(load_config(recipe, arguments))
-        print(f"report: {run_dir / 'report.html'}")
+        cfg = script_config(__doc__, recipe="fgaif")
+        show_outcome(run_recipe(cfg))

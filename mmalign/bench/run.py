@@ -20,13 +20,13 @@ from mmalign.bench.memory import peak_of
 from mmalign.bench.plot import save_plot
 from mmalign.bench.table import print_case
 from mmalign.bench.timing import Sample, interleave, load_now, pin_threads, ratio_of, spread_of, take
+from mmalign.console import table_console
 from mmalign.data.jsonl import write_json
 from mmalign.errors import UserError
 
 __all__ = ["SCHEMA", "list_benches", "run_bench"]
 
 SCHEMA = "mmalign.bench/1"
-_WIDTH = 128
 
 
 def list_benches() -> str:
@@ -69,7 +69,7 @@ def run_bench(
         UserError: for an unknown name, a missing package, or variants that do not agree.
     """
     pin_threads()
-    out = console or _console()
+    out = console or table_console()
     bench = find_bench(name)
     _check_needs(bench)
     chosen = _chosen(bench, quick, cases, rounds)
@@ -215,12 +215,6 @@ def _compare(
         ).value
     met = None if comparison.bar is None else bool(found["ratio"] >= comparison.bar)
     return {**found, "bar": comparison.bar, "met": met}
-
-
-def _console() -> Console:
-    """The terminal, but never too narrow for the tables (a log file counts as 80 columns)."""
-    out = Console()
-    return out if out.width >= _WIDTH else Console(width=_WIDTH)
 
 
 def _chosen(bench: Bench, quick: bool, cases: Sequence[str], rounds: int | None) -> list[Case]:

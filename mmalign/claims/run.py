@@ -15,6 +15,7 @@ from mmalign.claims.record import claim_record, last_verdict, must_hold, print_r
 from mmalign.claims.results import Cell, Results
 from mmalign.claims.schedule import Schedule, run_cells
 from mmalign.claims.worker import run_cell
+from mmalign.console import table_console
 from mmalign.errors import UserError
 
 __all__ = ["default_folder", "list_claims", "run_claim"]
@@ -60,7 +61,7 @@ def run_claim(
         UserError: for an unknown claim, arms that are not held equal, or a cell that failed.
     """
     _check_counts(seeds, workers)
-    claim, out = narrowed(find_claim(name), arms, starts), console or Console()
+    claim, out = narrowed(find_claim(name), arms, starts), console or table_console()
     seeds = (QUICK_SEEDS if quick else claim.seeds) if seeds is None else seeds
     root = output_dir or default_folder(claim.name, quick)
     equal = check_equal(claim, quick=quick)

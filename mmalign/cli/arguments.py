@@ -18,9 +18,9 @@ __all__ = ["CommandParser", "add_config_options", "config_from", "run_folder"]
 class CommandParser(argparse.ArgumentParser):
     """An argument parser whose complaints are user errors and whose help can list configuration keys."""
 
-    def __init__(self, command: str, description: str) -> None:
+    def __init__(self, command: str, description: str, program: str = "mmalign ") -> None:
         super().__init__(
-            prog=f"mmalign {command}",
+            prog=program + command,
             description=description,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,

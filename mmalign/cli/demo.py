@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmalign.cli.arguments import CommandParser, config_from
+from mmalign.cli.outcome import show_outcome
 from mmalign.errors import UserError, nearest
 
 __all__ = ["main"]
@@ -29,19 +30,14 @@ def main(argv: Sequence[str]) -> int:
     options, flags = parser.with_flags(argv)
     name = _recipe_of(options.modality) + ("-quick" if options.quick else "")
     cfg = config_from(name, flags)
-    from rich.console import Console
-
     from mmalign.pipeline.run import run_recipe
-    from mmalign.report.headline import headline_table
 
     minutes = ESTIMATES.get(name)
     if minutes is not None:
         print(
             f"about {minutes} on two free CPU cores; the bars show what is left, and the same command resumes"
         )
-    folder = run_recipe(cfg)
-    Console().print(headline_table(folder))
-    print(f"report: {folder / 'report.html'}")
+    show_outcome(run_recipe(cfg))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmalign.cli.arguments import CommandParser, add_config_options, config_from
+from mmalign.cli.outcome import show_outcome
 
 __all__ = ["main"]
 
@@ -26,5 +27,6 @@ def main(argv: Sequence[str]) -> int:
     from mmalign.pipeline.run import run_stage
 
     folder = run_stage(cfg, "evaluate")
-    print(f"results: {folder / 'evals'}")
+    show_outcome(folder, every_task=True)
+    print(f"answers: {folder / 'evals'}")
     return 0

@@ -15,9 +15,9 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "run the main job on the embedded default and print before and after"),
     "run": ("run", "run a recipe: a shipped one by name or your own YAML"),
-    "train": ("train", "run one training stage: sft, reward_model, dpo, kto, ppo or grpo"),
+    "train": ("train", "run one training stage alone: sft, reward_model, dpo, ppo, grpo, ..."),
     "judge": ("judge", "collect feedback on the start policy's answers"),
-    "evaluate": ("evaluate", "evaluate the policies of a run"),
+    "evaluate": ("evaluate", "evaluate the policies of a run, or any model on bundled tasks"),
     "report": ("report", "write report.html from the files of a run"),
     "compare": ("compare", "compare two runs, paired by sample"),
     "merge": ("merge", "merge trained models: soup, ties, dare, breadcrumbs, slerp, task arithmetic"),

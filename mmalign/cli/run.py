@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmalign.cli.arguments import CommandParser, config_from
+from mmalign.cli.outcome import show_outcome
 
 __all__ = ["main"]
 
@@ -27,7 +28,5 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from mmalign.pipeline.run import run_recipe
 
-    folder = run_recipe(cfg)
-    page = folder / "report.html"
-    print(f"report: {page}" if page.is_file() else f"run folder: {folder}")
+    show_outcome(run_recipe(cfg))
     return 0

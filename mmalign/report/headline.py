@@ -163,8 +163,8 @@ def span(entry: Metric | None, *, percent: bool, signed: bool = False) -> str:
     return " to ".join(ends)
 
 
-def headline_table(run_dir: Path) -> Table:
-    """Return the before/after table of a run's first task for the terminal (print it with rich).
+def headline_table(run_dir: Path, *, every_task: bool = False) -> Table:
+    """Return the before/after table of a run's first task, or of every task, for the terminal (print it with rich).
 
     The other tasks are in the report.
 
@@ -173,7 +173,7 @@ def headline_table(run_dir: Path) -> Table:
     """
     run = collect(run_dir)
     sections = headline_sections(run)
-    first = [section for section in sections if section.task == sections[0].task]
+    first = [section for section in sections if every_task or section.task == sections[0].task]
     table = sections_table(first, run.before or "before", run.after or "after")
     others = sorted({section.task for section in sections} - {first[0].task}) if first else []
     if others:

@@ -1,0 +1,22 @@
+"""The terminal that tables are printed on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["table_console"]
+
+
+def table_console(width: int = 128) -> Console:
+    """The terminal, but never narrower than a table needs, so that no column is cut off (a log file counts as 80).
+
+    Args:
+        width: columns.
+    """
+    from rich.console import Console
+
+    found = Console()
+    return found if found.width >= width else Console(width=width)
