@@ -45,13 +45,13 @@ def ran(results: Results, arms: tuple[str, ...]) -> list[str]:
 
 
 def equal_steps(stage: str, *arms: str) -> Check:
-    """Those of the named arms that ran made the same number of optimiser steps of a stage in every cell."""
+    """The named arms that ran, or every trained arm, made the same number of steps of a stage in every cell."""
 
     def check(results: Results) -> Verdict:
-        sign = "rewards/mean" if stage in ("grpo", "ppo") else "loss"  # a step over the KL budget has no loss
+        trained = tuple(arm.name for arm in results.arms() if arm.kind == "train")
         seen = {
-            len(results.curve(arm, stage, sign, cell))
-            for arm in ran(results, arms)
+            results.steps(arm, stage, cell)
+            for arm in ran(results, arms or trained)
             for cell in results.cells(arm)
         }
         if len(seen) != 1 or 0 in seen:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.benchmarks.claims import fact_rlhf_statements as says
+from mmalign.benchmarks.claims.checks import equal_steps
 from mmalign.claims.definition import Arm, Claim, Statement
 
 __all__ = ["CLAIM"]
@@ -48,7 +49,7 @@ def _arms() -> tuple[Arm, ...]:
 
 def _statements() -> tuple[Statement, ...]:
     must = (
-        ("E1", "every trained arm made the same number of steps", says.equal_steps),
+        ("E1", "every trained arm made the same number of steps", equal_steps("ppo")),
         ("A1", "facts: held-out pairs are ranked better than without", says.facts_rank_better),
         ("C1", "facts of another picture lose that advantage", says.other_facts_lose),
         ("C2", "the model reads its facts: swapped ones lower its accuracy", says.swapped_facts_hurt),

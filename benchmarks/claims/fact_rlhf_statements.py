@@ -16,7 +16,6 @@ __all__ = [
     "SAMPLED",
     "correlations",
     "coverage_kept",
-    "equal_steps",
     "f1_rises",
     "facts_beat_plain",
     "facts_rank_better",
@@ -36,19 +35,6 @@ GREEDY, SAMPLED = "scenes-captions@greedy", "scenes-captions@T1"
 ERRORS, F1 = "hallucination/overall", "fact_f1/macro"
 EDGE = 3
 """How many first and last steps of a training curve are averaged."""
-
-
-def equal_steps(results: Results) -> Verdict:
-    """E1: as many recorded steps in every trained arm and cell."""
-    counts = {
-        len(results.curve(arm.name, "ppo", "kl", cell))
-        for arm in results.arms()
-        if arm.kind == "train"
-        for cell in results.cells(arm.name)
-    }
-    good = len(counts) == 1 and min(counts) > 0
-    text = f"trainings of {' or '.join(map(str, sorted(counts)))} steps"
-    return Verdict("holds" if good else "fails", float(max(counts, default=0)), text=text)
 
 
 def facts_rank_better(results: Results) -> Verdict:

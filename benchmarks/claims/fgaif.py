@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.benchmarks.claims import fgaif_statements as says
+from mmalign.benchmarks.claims.checks import equal_steps
 from mmalign.claims.baselines import best_of_n
 from mmalign.claims.definition import Arm, Claim, Statement
 from mmalign.claims.identities import reward_identities
@@ -80,7 +81,7 @@ def _arms() -> tuple[Arm, ...]:
 def _statements() -> tuple[Statement, ...]:
     must = (
         ("P1", "at least 75 % of the start's relation sentences are right (greedy)", says.relations_learned),
-        ("E1", "every trained arm made the same number of steps", says.equal_steps),
+        ("E1", "every trained arm made the same number of steps", equal_steps("ppo")),
         ("H1", "sampled at T=1, sentence hallucination falls by at least 40 %", says.falls_sampled),
         ("H2", "greedy, sentence hallucination falls by at least 25 %", says.falls_greedy),
         ("H3", "no type's coverage falls by more than 5 points", says.coverage_kept),

@@ -21,7 +21,6 @@ __all__ = [
     "blanked_gains_nothing",
     "coverage_kept",
     "dense_beats_sequence",
-    "equal_steps",
     "every_type",
     "f1_rises",
     "falls_greedy",
@@ -50,20 +49,6 @@ def relations_learned(results: Results) -> Verdict:
     found = at_least(_map(wrong, lambda x: 1 - x), 0.75, significant=False)
     right = over_seeds(_map(sampled, lambda x: 1 - x)).value
     return replace(found, text=f"{found.text}; sampled {shown(right, '%')}")
-
-
-def equal_steps(results: Results) -> Verdict:
-    """E1: as many recorded steps in every trained arm and cell."""
-    counts = {
-        (arm.name, cell): len(results.curve(arm.name, "ppo", "kl", cell))
-        for arm in results.arms()
-        if arm.kind == "train"
-        for cell in results.cells(arm.name)
-    }
-    steps = sorted(set(counts.values()))
-    good = len(steps) == 1 and steps[0] > 0
-    text = f"{len(counts)} trainings of {' or '.join(map(str, steps))} steps"
-    return Verdict("holds" if good else "fails", float(steps[-1]) if steps else None, text=text)
 
 
 def falls_sampled(results: Results) -> Verdict:

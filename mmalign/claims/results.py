@@ -182,6 +182,10 @@ class Results:
         }
         return [found[step] for step in sorted(found)]
 
+    def steps(self, arm: str, stage: str, cell: Cell) -> int:
+        """How many steps of a stage the arm recorded."""
+        return len({r["step"] for r in self.records(arm, cell) if r["stage"] == stage})
+
     def records(self, arm: str, cell: Cell) -> Iterator[dict[str, Any]]:
         """The lines of the arm's ``metrics.jsonl``."""
         file = self.folder(arm, cell) / "metrics.jsonl"

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
-__all__ = ["Bool", "Count", "Float", "Int", "NonNegative", "Positive", "PositiveCount", "Section", "Share"]
+__all__ = [
+    "Bool",
+    "Count",
+    "Float",
+    "Int",
+    "NonNegative",
+    "Positive",
+    "PositiveCount",
+    "Schedule",
+    "Section",
+    "Share",
+]
 
 
 def _no_bool(value: Any) -> Any:
@@ -32,6 +43,8 @@ Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan
 """A number above 0."""
 Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
 """A number from 0 to 1."""
+Schedule = Literal["constant", "linear", "cosine"]
+"""What a learning rate does after its rise: stay, or fall to a tenth."""
 
 
 class Section(BaseModel):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from mmalign.config.fields import Schedule
 
 __all__ = ["learning_rate_factor", "make_optimizer", "set_learning_rates"]
 
@@ -36,9 +39,7 @@ def make_optimizer(
     return torch.optim.AdamW(param_groups, weight_decay=weight_decay, betas=(0.9, 0.999), fused=fused)
 
 
-def learning_rate_factor(
-    step: int, max_steps: int, warmup_ratio: float, kind: Literal["cosine", "constant", "linear"] = "cosine"
-) -> float:
+def learning_rate_factor(step: int, max_steps: int, warmup_ratio: float, kind: Schedule = "cosine") -> float:
     """Factor on the learning rate at ``step`` (1-based): linear warm-up, then the named decay to 10 %."""
     warmup = max(1, round(warmup_ratio * max_steps)) if warmup_ratio > 0 else 0
     if step <= warmup:
