@@ -119,7 +119,6 @@ CLAIM = Claim(
         "evaluate.tasks": ["tunes"],
         "evaluate.max_new_tokens": 30,
         "grpo.max_completion_length": 30,
-        "grpo.max_steps": 600,
         "sft.max_steps": 1620,
         "sft.per_device_train_batch_size": 128,
         "sft.learning_rate": 1e-3,
