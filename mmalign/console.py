@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 __all__ = ["table_console"]
 
 
-def table_console(width: int = 128) -> Console:
-    """The terminal, but never narrower than a table needs, so that no column is cut off (a log file counts as 80).
+_WIDTH = 128
+"""Columns that the widest table needs."""
 
-    Args:
-        width: columns.
-    """
+
+def table_console() -> Console:
+    """The terminal, but never narrower than a table needs, so that no column is cut off (a log file counts as 80)."""
     from rich.console import Console
 
     found = Console()
-    return found if found.width >= width else Console(width=width)
+    return found if found.width >= _WIDTH else Console(width=_WIDTH)

@@ -126,9 +126,9 @@ CLAIM = Claim(
     quick={
         "evaluate.n": 8,
         "grpo.max_steps": 2,
-        "sft.max_steps": 2,
         "grpo.rollout_batch_size": 2,
         "grpo.num_generations": 2,
+        "sft.max_steps": 2,
         "data.n_train": 16,
         "feedback.n_prompts": 8,
         "feedback.n_heldout": 4,

@@ -9,12 +9,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
 __all__ = [
     "Bool",
     "Count",
+    "Decay",
     "Float",
     "Int",
     "NonNegative",
     "Positive",
     "PositiveCount",
-    "Schedule",
     "Section",
     "Share",
 ]
@@ -43,7 +43,7 @@ Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan
 """A number above 0."""
 Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
 """A number from 0 to 1."""
-Schedule = Literal["constant", "linear", "cosine"]
+Decay = Literal["constant", "linear", "cosine"]
 """What a learning rate does after its rise: stay, or fall to a tenth."""
 
 

@@ -9,11 +9,11 @@ from pydantic import model_validator
 from mmalign.config.fields import (
     Bool,
     Count,
+    Decay,
     Float,
     NonNegative,
     Positive,
     PositiveCount,
-    Schedule,
     Section,
     Share,
 )
@@ -102,7 +102,7 @@ class IterateConfig(Section):
     """Peak learning rate."""
     warmup_ratio: Share = 0.1
     """Share of all steps over which the learning rate rises from 0."""
-    lr_scheduler_type: Schedule = "constant"
+    lr_scheduler_type: Decay = "constant"
     """What the learning rate does after its rise, over all rounds: stay, or fall to a tenth."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mmalign.config.fields import Count, Float, NonNegative, Positive, PositiveCount, Schedule, Section, Share
+from mmalign.config.fields import Count, Decay, Float, NonNegative, Positive, PositiveCount, Section, Share
 
 __all__ = ["PathwiseConfig"]
 
@@ -33,7 +33,7 @@ class PathwiseConfig(Section):
     """Peak learning rate."""
     warmup_ratio: Share = 0.1
     """Share of the steps over which the learning rate rises from 0."""
-    lr_scheduler_type: Schedule = "constant"
+    lr_scheduler_type: Decay = "constant"
     """What the learning rate does after its rise: stay, or fall to a tenth."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""

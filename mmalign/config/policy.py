@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from mmalign.config.fields import Bool, Count, NonNegative, Positive, PositiveCount, Schedule, Section, Share
+from mmalign.config.fields import Bool, Count, Decay, NonNegative, Positive, PositiveCount, Section, Share
 
 __all__ = ["GRPOConfig", "PPOConfig"]
 
@@ -34,7 +34,7 @@ class PPOConfig(Section):
     """First steps in which only the critic learns."""
     warmup_ratio: Share = 0.1
     """Share of the steps over which the learning rate rises from 0."""
-    lr_scheduler_type: Schedule = "constant"
+    lr_scheduler_type: Decay = "constant"
     """What the learning rate does after its rise: stay, or fall to a tenth."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from mmalign.config.fields import Schedule
+    from mmalign.config.fields import Decay
 
 __all__ = ["learning_rate_factor", "make_optimizer", "set_learning_rates"]
 
@@ -39,7 +39,7 @@ def make_optimizer(
     return torch.optim.AdamW(param_groups, weight_decay=weight_decay, betas=(0.9, 0.999), fused=fused)
 
 
-def learning_rate_factor(step: int, max_steps: int, warmup_ratio: float, kind: Schedule = "cosine") -> float:
+def learning_rate_factor(step: int, max_steps: int, warmup_ratio: float, kind: Decay = "cosine") -> float:
     """Factor on the learning rate at ``step`` (1-based): linear warm-up, then the named decay to 10 %."""
     warmup = max(1, round(warmup_ratio * max_steps)) if warmup_ratio > 0 else 0
     if step <= warmup:
