@@ -17,6 +17,8 @@ def describe(schema: type[BaseModel] = RunConfig, prefix: str = "--") -> str:
     lines: list[str] = []
     for name, info in schema.model_fields.items():
         kind = info.annotation
+        if prefix + name == "--recipe":
+            continue  # a file's own name; load_config refuses it as a flag
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             lines += ["", f"{name}: {info.description or kind.__doc__}", describe(kind, f"{prefix}{name}.")]
             continue

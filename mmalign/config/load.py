@@ -38,10 +38,16 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     parameters would ruin a large one.
 
     Raises:
-        UserError: for an unknown recipe, unreadable YAML, or wrong keys and values (all at once).
+        UserError: for an unknown recipe, unreadable YAML, wrong keys and values (all at once), or a flag
+            ``--recipe``, which would name the run after a recipe that it does not follow.
     """
     file = find_recipe(str(source))
     flags = parse_flags(overrides, RunConfig)
+    if any(path == ("recipe",) for path, _ in flags):
+        raise UserError(
+            f"--recipe: a run is called after the recipe that it follows, here {source}; to follow another, "
+            "name that one: --config X, or mmalign run X"
+        )
     values = _read(file)
     if _own_model(values, flags):
         values = _read(file, own_model=True)

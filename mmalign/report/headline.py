@@ -184,16 +184,21 @@ def headline_table(run_dir: Path, *, every_task: bool = False) -> Table:
 def sections_table(
     sections: Sequence[Section], before: str, after: str, *, everything: bool = False
 ) -> Table:
-    """Return a rich table of sections; ``everything`` shows all metrics, not only the headline."""
+    """Return a rich table of sections; ``everything`` shows all metrics, not only the headline.
+
+    Where no section has a second policy there is one column of values, under the name ``before``.
+    """
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("value \\[95 % interval]", min_width=34)
-    for title in (before, after, "paired difference"):
+    compared = any(section.after for section in sections)
+    for title in (before, after, "paired difference") if compared else (before,):
         table.add_column(escape(title), justify="right")
-    table.add_column("")
+    if compared:
+        table.add_column("")
     for section in sections:
         lines = section.lines if everything else section.top_lines
         counts = sorted({str(line.before["n"]) for line in lines if line.before.get("n")})
@@ -201,10 +206,11 @@ def sections_table(
         title = f"{section.task}, {section.setting}"
         table.add_row(f"[bold]{escape(title)}[/], n = {', '.join(counts)}")
         for line in lines:
-            cells = [_cell(line.before, line), _cell(line.after, line)]
-            change = _cell(line.difference, line, signed=True)
-            verdict = VERDICTS[line.verdict] if line.difference else ""
-            table.add_row(f"  {escape(line.label)}{', %' if line.percent else ''}", *cells, change, verdict)
+            cells = [_cell(line.before, line)]
+            if compared:
+                cells += [_cell(line.after, line), _cell(line.difference, line, signed=True)]
+                cells.append(VERDICTS[line.verdict] if line.difference else "")
+            table.add_row(f"  {escape(line.label)}{', %' if line.percent else ''}", *cells)
     return table
 
 

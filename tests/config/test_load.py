@@ -118,6 +118,7 @@ def test_bad_files(text: str, says: str, tmp_path: Path) -> None:
         ("no/such.yaml", [], "no such file"),
         ("fgaif", ["seed"], "expected a flag"),
         ("fgaif", ["--seed"], "expected a value"),
+        ("robot-ppo", ["--recipe", "bc"], "called after the recipe that it follows, here robot-ppo"),
     ],
 )
 def test_bad_sources_and_flags(source: str, flags: list[str], says: str) -> None:
@@ -167,7 +168,7 @@ def test_every_field_is_documented() -> None:
         return found
 
     assert bare(RunConfig) == []
-    assert "--ppo.kl_coef 0.05" in describe()
+    assert "--ppo.kl_coef 0.05" in describe() and "--recipe" not in describe()
 
 
 @settings(deadline=None, max_examples=25)

@@ -127,6 +127,8 @@ def test_one_arm_and_an_unknown_task_still_make_a_page(synthetic_run: Path, tmp_
     )  # nothing was before
     card = (copy / "MODEL_CARD.md").read_text()
     assert "Evaluated below: `sft`." in card and "| metric | value |" in card and "before" not in card
+    table = headline_table(copy)
+    assert [str(column.header) for column in table.columns] == ["value \\[95 % interval]", "sft"]
 
 
 def test_a_figure_that_is_not_there_has_no_unit(synthetic_run: Path, tmp_path: Path) -> None:
