@@ -1,8 +1,9 @@
-"""CLIP similarity of a picture and its prompt, under the world's own small model or any local checkpoint."""
+"""CLIP similarity of a picture and its prompt, alone or beside other prompts, under the world's or a local model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from mmalign.rewards.pictures.paying import paid
 from mmalign.rewards.pictures.tensors import prompt_text
 from mmalign.types import Rollout, Row, StepReward
 
-__all__ = ["ClipScore"]
+__all__ = ["ClipContrast", "ClipScore"]
 
 
 class ClipScore:
@@ -47,3 +48,34 @@ class ClipScore:
     def __call__(self, rollout: Rollout) -> StepReward:
         """Return the score of every answer on its last step."""
         return paid("clip", self.score, rollout, self.batch_size)
+
+
+class ClipContrast(ClipScore):
+    """``scale * (cos(picture, own prompt) - mean cos(picture, every prompt of the batch))``, differentiable.
+
+    What every prompt likes alike pays nothing: scored for other prompts, pictures earn 0 in the mean over the pairings.
+    The batch is the rows of ``score``, or the whole rollout.  mmalign's own, in the spirit of CLIP's training loss.
+
+    Args:
+        model: as of :class:`ClipScore`, and so are the others.
+        pretrained: a local file of weights.
+        scale: what a difference of 1 pays.
+        batch_size: pictures per pass of ``__call__``.
+    """
+
+    def score(self, rows: Sequence[Row], pictures: Tensor) -> Tensor:
+        """Scores ``[B]`` of pictures ``[B, 3, H, W]`` in [0, 1], with gradient; 0 where all prompts are the same."""
+        return self._above(rows, pictures, self._common(rows))
+
+    def __call__(self, rollout: Rollout) -> StepReward:
+        """Return the score of every answer on its last step."""
+        score = partial(self._above, common=self._common(rollout.rows))
+        return paid("clip_contrast", score, rollout, self.batch_size)
+
+    def _common(self, rows: Sequence[Row]) -> Tensor:
+        """The mean ``[D]`` of the prompts' unit vectors."""
+        return self.encoder.texts([prompt_text(row) for row in rows]).mean(0)
+
+    def _above(self, rows: Sequence[Row], pictures: Tensor, common: Tensor) -> Tensor:
+        own = self.encoder.texts([prompt_text(row) for row in rows])
+        return self.scale * (self.encoder.images(pictures) * (own - common)).sum(-1)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from mmalign import registry
 from mmalign.errors import UserError
 from mmalign.protocols import DifferentiableReward, Reward
-from mmalign.rewards.clip import ClipScore
+from mmalign.rewards.clip import ClipContrast, ClipScore
 from mmalign.types import Rollout, Row
 from mmalign.worlds import drawings
 from mmalign.worlds.drawings.dual import contrastive_loss, encoded, examples, fits, make_dual, negatives
@@ -84,6 +84,32 @@ def test_a_rollout_is_paid_on_its_last_step(reward: ClipScore) -> None:
     assert torch.count_nonzero(paid.per_step) == 3
     assert isinstance(reward, Reward) and isinstance(reward, DifferentiableReward)
     assert registry.load("rewards", "clip") is ClipScore
+
+
+def test_contrast_pays_nothing_for_what_every_prompt_likes(reward: ClipScore, folder: Path) -> None:
+    contrast = ClipContrast(str(folder), scale=2.0)
+    rows = drawings.rows("validation", 4, 2)
+    pictures = tensors([row.completion for row in rows])
+    cosines = torch.stack([reward.score([row] * 4, pictures) for row in rows])  # [prompt, picture]
+    own = contrast.score(rows, pictures)
+    assert torch.allclose(own, 2 * (cosines.diagonal() - cosines.mean(0)), atol=1e-5)
+    turned = [contrast.score([*rows[k:], *rows[:k]], pictures) for k in range(4)]
+    assert torch.allclose(sum(turned), torch.zeros(4), atol=1e-5), (
+        "scored for every prompt in turn, a picture earns 0"
+    )
+    assert torch.allclose(contrast.score([rows[0]] * 4, pictures), torch.zeros(4), atol=1e-6)
+    assert own.abs().max() > 1e-3 and isinstance(contrast, DifferentiableReward)
+
+
+def test_contrast_in_a_rollout_is_with_all_its_prompts(folder: Path) -> None:
+    rows = drawings.rows("validation", 5, 2)
+    mask = torch.ones(5, 2, dtype=torch.bool)
+    rollout = Rollout(tuple(rows), torch.zeros(5, 2), mask, mask[:, 0], torch.arange(5))
+    expected = ClipContrast(str(folder)).score(rows, tensors([row.completion for row in rows]))
+    for batch_size in (2, 64):
+        paid = ClipContrast(str(folder), batch_size=batch_size)(rollout)
+        assert torch.allclose(paid.per_step[:, 1], expected, atol=1e-5)
+        assert list(paid.parts) == ["clip_contrast"]
 
 
 def test_any_local_checkpoint_serves(tmp_path: Path, folder: Path) -> None:
