@@ -6,7 +6,17 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from mmalign.config.fields import Bool, Count, Float, NonNegative, Positive, PositiveCount, Section, Share
+from mmalign.config.fields import (
+    Bool,
+    Count,
+    Decay,
+    Float,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    Section,
+    Share,
+)
 
 __all__ = ["TransitionsConfig"]
 
@@ -64,6 +74,8 @@ class TransitionsConfig(Section):
     """Of the policy."""
     critic_learning_rate: Positive = 1e-3
     """Of critics, state value and temperature."""
+    lr_scheduler_type: Decay = "constant"
+    """How both rates fall over the steps of the stage, to a tenth: ``constant`` not at all, ``linear``, ``cosine``."""
     critic_width: PositiveCount = 64
     """Width of both hidden layers of every critic."""
     critics: PositiveCount = 2

@@ -133,6 +133,18 @@ def test_the_actors_gradient_does_not_touch_the_critics(tmp_path: Path) -> None:
     assert any(float(p.grad.abs().sum()) > 0 for p in learner.policy.parameters())
 
 
+def test_every_rate_falls_over_the_whole_stage(tmp_path: Path) -> None:
+    cfg = config(
+        offline_steps=2, online_steps=2, updates=1, lr_scheduler_type="linear", critic_learning_rate=6e-3
+    )
+    trainer, _ = make(cfg, tmp_path, recorded(8, 0.3))
+    for step, factor in enumerate((0.775, 0.55, 0.325, 0.1), 1):
+        trainer.step(step)
+        rates = {group["name"]: group["lr"] for group in trainer.state.optimizer.param_groups}
+        assert rates["policy"] == pytest.approx(3e-3 * factor)
+        assert rates["critics"] == pytest.approx(6e-3 * factor)
+
+
 def test_slow_critics_move_by_the_rate(tmp_path: Path) -> None:
     trainer, _ = make(config(target_rate=0.25), tmp_path, recorded(4, 0.3))
     learner = trainer.learner

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from mmalign.engine.optim import learning_rate_factor, set_learning_rates
 from mmalign.engine.step import optimisation_step
 from mmalign.engine.transitions.store import TransitionBatch
 from mmalign.rng import generator
@@ -61,6 +62,8 @@ class TransitionTrainer:
     def step(self, step: int) -> Mapping[str, float]:
         """Do step ``step`` (counted from 1) and return the means of its updates' metrics."""
         online = step > self.cfg.offline_steps
+        factor = learning_rate_factor(step, self.cfg.max_steps, 0.0, self.cfg.lr_scheduler_type)
+        set_learning_rates(self.state.optimizer, factor)
         logged: dict[str, float] = dict(self.watch(step)) if self.watch is not None else {}
         if online:
             first = step == self.cfg.offline_steps + 1
