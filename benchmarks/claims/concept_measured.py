@@ -19,7 +19,8 @@ ACCESSORIES = tuple(
     (color, cls) for color in ("green", "blue", "yellow") for cls in ("circle", "triangle", "cross")
 )
 """Other objects of the test prompts; none is a square or of the class's colour."""
-EACH = 6
+EACH = 24
+"""Pictures of each prompt."""
 
 
 def measure_concept(stage: str | None = "personalise") -> Callable[[RunContext], None]:
@@ -46,7 +47,7 @@ def measure_concept(stage: str | None = "personalise") -> Callable[[RunContext],
         asked = [Row(f"with-{k}", f"a {word} square and a {c} {s}") for k, (c, s) in enumerate(ACCESSORIES)]
         alone = [Row("alone", f"a {word} square")]
         drawn: dict[str, Sequence[Row]] = {}
-        for name, rows, n in (("with", asked, EACH), ("alone", alone, 4 * EACH)):
+        for name, rows, n in (("with", asked, EACH), ("alone", alone, 2 * EACH)):
             rng = generator(ctx.cfg.seed, "claims", "concept", name)
             drawn[name] = ctx.adapter.sample(model, rows, n, rng).rows  # type: ignore[attr-defined]
         wanted = [thing for thing in ACCESSORIES for _ in range(EACH)]
