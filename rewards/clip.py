@@ -54,7 +54,8 @@ class ClipContrast(ClipScore):
     """``scale * (cos(picture, own prompt) - mean cos(picture, every prompt of the batch))``, differentiable.
 
     What every prompt likes alike pays nothing: scored for other prompts, pictures earn 0 in the mean over the pairings.
-    The batch is the rows of ``score``, or the whole rollout.  mmalign's own, in the spirit of CLIP's training loss.
+    The batch is what goes through ``score`` at once (``per_device_train_batch_size`` in stage ``pathwise``), or the whole
+    rollout.  mmalign's own, in the spirit of CLIP's training loss.
 
     Args:
         model: as of :class:`ClipScore`, and so are the others.
@@ -64,7 +65,11 @@ class ClipContrast(ClipScore):
     """
 
     def score(self, rows: Sequence[Row], pictures: Tensor) -> Tensor:
-        """Scores ``[B]`` of pictures ``[B, 3, H, W]`` in [0, 1], with gradient; 0 where all prompts are the same."""
+        """Scores ``[B]`` of pictures ``[B, 3, H, W]`` in [0, 1], with gradient.
+
+        Raises:
+            UserError: when all prompts are the same: every score would be 0.
+        """
         return self._above(rows, pictures, self._common(rows))
 
     def __call__(self, rollout: Rollout) -> StepReward:
@@ -74,7 +79,12 @@ class ClipContrast(ClipScore):
 
     def _common(self, rows: Sequence[Row]) -> Tensor:
         """The mean ``[D]`` of the prompts' unit vectors."""
-        return self.encoder.texts([prompt_text(row) for row in rows]).mean(0)
+        prompts = [prompt_text(row) for row in rows]
+        if len(set(prompts)) < 2:
+            raise UserError(
+                "reward clip_contrast: one prompt has no other; raise per_device_train_batch_size or rollout_batch_size"
+            )
+        return self.encoder.texts(prompts).mean(0)
 
     def _above(self, rows: Sequence[Row], pictures: Tensor, common: Tensor) -> Tensor:
         own = self.encoder.texts([prompt_text(row) for row in rows])
