@@ -54,7 +54,7 @@ class ClipContrast(ClipScore):
     """``scale * (cos(picture, own prompt) - mean cos(picture, every prompt of the batch))``, differentiable.
 
     What every prompt likes alike pays nothing: scored for other prompts, pictures earn 0 in the mean over the pairings.
-    The batch is what goes through ``score`` at once (``per_device_train_batch_size`` in stage ``pathwise``), or the whole
+    The batch is what goes through ``score`` at once (``per_device_train_batch_size`` in stage ``pathwise``), or a whole
     rollout.  mmalign's own, in the spirit of CLIP's training loss.
 
     Args:
