@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from torch import Tensor
 
@@ -70,22 +69,29 @@ class ClipContrast(ClipScore):
         Raises:
             UserError: when all prompts are the same: every score would be 0.
         """
-        return self._above(rows, pictures, self._common(rows))
+        own = self._texts(rows)
+        return self._above(own, _mean(own, rows), pictures)
 
     def __call__(self, rollout: Rollout) -> StepReward:
         """Return the score of every answer on its last step."""
-        score = partial(self._above, common=self._common(rollout.rows))
+        common = _mean(self._texts(rollout.rows), rollout.rows)
+
+        def score(rows: Sequence[Row], pictures: Tensor) -> Tensor:
+            return self._above(self._texts(rows), common, pictures)
+
         return paid("clip_contrast", score, rollout, self.batch_size)
 
-    def _common(self, rows: Sequence[Row]) -> Tensor:
-        """The mean ``[D]`` of the prompts' unit vectors."""
-        prompts = [prompt_text(row) for row in rows]
-        if len(set(prompts)) < 2:
-            raise UserError(
-                "reward clip_contrast: one prompt has no other; raise per_device_train_batch_size or rollout_batch_size"
-            )
-        return self.encoder.texts(prompts).mean(0)
+    def _texts(self, rows: Sequence[Row]) -> Tensor:
+        return self.encoder.texts([prompt_text(row) for row in rows])
 
-    def _above(self, rows: Sequence[Row], pictures: Tensor, common: Tensor) -> Tensor:
-        own = self.encoder.texts([prompt_text(row) for row in rows])
+    def _above(self, own: Tensor, common: Tensor, pictures: Tensor) -> Tensor:
         return self.scale * (self.encoder.images(pictures) * (own - common)).sum(-1)
+
+
+def _mean(texts: Tensor, rows: Sequence[Row]) -> Tensor:
+    """The mean ``[D]`` of the prompts' unit vectors ``[B, D]``."""
+    if len({prompt_text(row) for row in rows}) < 2:
+        raise UserError(
+            "reward clip_contrast: one prompt has no other; raise per_device_train_batch_size or rollout_batch_size"
+        )
+    return texts.mean(0)

@@ -48,10 +48,7 @@ CLAIM = claim(
         ),
         *says.more_exact("ddpo"),
         says.report("A3", "and above supervised training of equal compute", says.above("ddpo", "sft", EXACT)),
-        says.report("A4", "and above guidance 1.5 without training", says.above("ddpo", "guided", EXACT)),
-        says.report(
-            "A5", "and above the best of 4 by the same reward", says.above("ddpo", "best_of_4", EXACT)
-        ),
+        *says.above_no_training("ddpo", EXACT),
         says.report(
             "D1",
             "diversity beside the start's",

@@ -85,8 +85,7 @@ CLAIM = claim(
             says.both_detectors("flow", "shuffled", F1, F1_NETWORK),
         ),
         says.report("A3", "and above supervised training of equal compute", says.above("flow", "sft", F1)),
-        says.report("A4", "and above guidance 1.5 without training", says.above("flow", "guided", F1)),
-        says.report("A5", "and above the best of 4 by the same reward", says.above("flow", "best_of_4", F1)),
+        *says.above_no_training("flow", F1),
         says.report(
             "D1",
             "diversity beside the start's",

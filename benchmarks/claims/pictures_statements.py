@@ -12,16 +12,18 @@ from mmalign.benchmarks.claims.checks import (
     report,
     shown_beside,
 )
-from mmalign.benchmarks.claims.pictures import EXACT, EXACT_NETWORK
+from mmalign.benchmarks.claims.pictures import EXACT, EXACT_NETWORK, F1, F1_NETWORK
 from mmalign.claims.definition import Statement, Verdict
 from mmalign.claims.results import PerStart, Results
 from mmalign.claims.rules import all_of, no_gain, rises
 
 __all__ = [
     "above",
+    "above_no_training",
     "below",
     "both_detectors",
     "equal_steps",
+    "f1_rises",
     "first_update_is_on_policy",
     "more_exact",
     "must",
@@ -71,6 +73,20 @@ def more_exact(arm: str) -> tuple[Statement, Statement]:
             "and more than under shuffled rewards, by both detectors",
             both_detectors(arm, "shuffled", EXACT, EXACT_NETWORK),
         ),
+    )
+
+
+def f1_rises(arm: str) -> Statement:
+    """Bound F1 is above the start's, by both detectors (reported): A1."""
+    text = "bound F1 rises over the start, by both detectors"
+    return report("A1", text, both_detectors(arm, "start", F1, F1_NETWORK))
+
+
+def above_no_training(arm: str, metric: str) -> tuple[Statement, Statement]:
+    """The arm's figure is above guidance 1.5 and above the best of 4 without training (reported): A4, A5."""
+    return (
+        report("A4", "and above guidance 1.5 without training", above(arm, "guided", metric)),
+        report("A5", "and above the best of 4 by the same reward", above(arm, "best_of_4", metric)),
     )
 
 
